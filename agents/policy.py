@@ -1,0 +1,168 @@
+"""A policy network with one head for each decision and a value head, shown the price and the remaining budget."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from temporal.agents.base import Agent
+from temporal.cost import module_flops
+from temporal.decisions import Decision, Halt, Scheme
+from temporal.errors import bad
+from temporal.readers.base import Reader, Task
+from temporal.reading import Observation
+
+
+class Judgement(NamedTuple):
+    """What the network says of some observations: logits (..., options) of each decision, and a value (...)."""
+
+    logits: list[Tensor]
+    value: Tensor
+
+
+class PolicyAgent(Agent, nn.Module):
+    """Decides by a small perceptron over what is known so far.
+
+    Args:
+        task: what the data set says (filled in by the program).
+        reader: the reader that it drives (filled in by the program).
+        scheme: decisions taken at each step, such as Halt, Jump, Mode.
+        hidden_size: units of each of the two hidden layers.
+        summary_size: units that the reader's read-out is squeezed into; 0 leaves it out.
+        peek_size: width of the agent's own embedding of the next chunk's tokens (a preview); 0 leaves it out.
+        lowest_price: prices at or below look alike to the agent; above 0.
+        highest_price: prices at or above look alike.
+        dropout: share of hidden units zeroed in learning, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        reader: Reader,
+        scheme: tuple[Decision, ...] = (Halt(),),
+        hidden_size: int = 64,
+        summary_size: int = 16,
+        peek_size: int = 0,
+        lowest_price: float = 0.003,
+        highest_price: float = 10.0,
+        dropout: float = 0.0,
+    ) -> None:
+        nn.Module.__init__(self)
+        if not 0 < lowest_price < highest_price:
+            raise bad("PolicyAgent", "lowest_price", lowest_price, f"above 0 and below highest_price ({highest_price})")
+        if hidden_size < 1 or summary_size < 0 or peek_size < 0:
+            raise bad("PolicyAgent", "sizes", (hidden_size, summary_size, peek_size), "1, 0, 0 or more")
+        self.scheme = Scheme(tuple(scheme))
+        self.scheme.check(reader.modes)
+        self.needs = frozenset({"probabilities"} | ({"peek"} if peek_size else set()))
+        self.lowest_price, self.highest_price = lowest_price, highest_price
+        self._log_length = math.log1p(task.max_length)
+        self._mean_length = task.mean_length
+        self._token_flops = reader.full_flops(1000) / 1000
+        self.squeeze = nn.Linear(reader.summary_size, summary_size) if summary_size else None
+        self.peek = nn.Embedding(task.vocabulary_size, peek_size, padding_idx=0) if peek_size else None
+        inputs = NUM_SCALARS + task.num_classes + summary_size + peek_size
+        self.trunk = nn.Sequential(
+            nn.Linear(inputs, hidden_size),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, hidden_size),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+        )
+        self.heads = nn.Linear(hidden_size, sum(self.scheme.num_options))
+        self.value = nn.Linear(hidden_size, 1)
+        self.sample = False
+        self.generator = torch.Generator()
+
+    @property
+    def decision_flops(self) -> float:
+        """FLOPs of one decision: every layer that runs when acting; the value head does not."""
+        return float(module_flops(self) - module_flops(self.value))
+
+    @property
+    def fixed_price(self) -> bool:
+        """Whether the agent knows one price only."""
+        return False
+
+    def inputs(self, observation: Observation) -> Float[Tensor, "... inputs"]:
+        """Normalised features of observations of any leading shape; all near or within -1 to 1."""
+        assert observation.probabilities is not None
+        parts = [scalars(observation, self), 2 * observation.probabilities - 1]
+        if self.squeeze is not None:
+            parts.append(torch.tanh(self.squeeze(observation.summary)))
+        if self.peek is not None:
+            assert observation.peek is not None
+            real = (observation.peek > 0).sum(-1, keepdim=True).clamp_min(1)
+            parts.append(self.peek(observation.peek).sum(-2) / real)
+        return torch.cat(parts, -1)
+
+    def judge(self, observation: Observation) -> Judgement:
+        """Logits of every decision and the value, for observations of any leading shape."""
+        hidden = self.trunk(self.inputs(observation))
+        logits = list(self.heads(hidden).split(self.scheme.num_options, -1))
+        return Judgement(logits, self.value(hidden)[..., 0])
+
+    def act(self, observation: Observation) -> Tensor:
+        """The likeliest option of each decision, or a drawn one while `sample` is set."""
+        hidden = self.trunk(self.inputs(observation))
+        logits = self.heads(hidden).split(self.scheme.num_options, -1)
+        if not self.sample:
+            return torch.stack([each.argmax(-1) for each in logits], -1)
+        drawn = [
+            torch.multinomial(each.softmax(-1).cpu(), 1, generator=self.generator)[:, 0].to(each.device)
+            for each in logits
+        ]
+        return torch.stack(drawn, -1)
+
+    def log_probability(self, judgement: Judgement, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (...) of actions (..., decisions).
+
+        Where the agent halted, the other decisions had no effect and count for nothing.
+        """
+        total = torch.zeros_like(judgement.value)
+        entropy = torch.zeros_like(judgement.value)
+        halt = self.scheme.halt_index
+        going = torch.ones_like(judgement.value) if halt is None else 1.0 - actions[..., halt].to(total.dtype)
+        for i, logits in enumerate(judgement.logits):
+            weight = torch.ones_like(going) if i == halt else going
+            log = logits.log_softmax(-1)
+            total = total + weight * log.gather(-1, actions[..., i : i + 1])[..., 0]
+            entropy = entropy - weight * (log.exp() * log).sum(-1)
+        return total, entropy
+
+
+NUM_SCALARS = 11
+
+
+def scalars(observation: Observation, agent: PolicyAgent) -> Float[Tensor, "... scalars"]:
+    """What is known besides the answer itself: price, place, spending, budget, sureness and how long it has stood."""
+    assert observation.probabilities is not None
+    top = observation.probabilities.topk(2, -1).values
+    entropy = torch.special.entr(observation.probabilities).sum(-1) / math.log(observation.probabilities.shape[-1])
+    log_range = math.log(agent.highest_price / agent.lowest_price)
+    price = observation.price.clamp(agent.lowest_price, agent.highest_price)
+    left = torch.minimum(observation.tokens_left, (observation.length - observation.position).double())
+    left = torch.minimum(left, (observation.flops_left / agent._token_flops).clamp_min(0))
+
+    def log_tokens(value: Tensor) -> Tensor:
+        return torch.log1p(value.double()) / agent._log_length
+
+    columns = [
+        2 * torch.log(price / agent.lowest_price) / log_range - 1,
+        log_tokens(observation.tokens),
+        (observation.tokens / agent._mean_length).clamp(max=3) - 1,
+        log_tokens(observation.length),
+        log_tokens(left),
+        log_tokens(observation.length - observation.position),
+        2 * top[..., 0] - 1,
+        top[..., 0] - top[..., 1],
+        entropy,
+        torch.log((1 - top[..., 0]).clamp_min(1e-4)) / 5 + 1,
+        1 - 2 / (1 + observation.streak.double()),
+    ]
+    return torch.stack([c.to(top.dtype) for c in columns], -1)

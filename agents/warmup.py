@@ -1,0 +1,95 @@
+"""Teaches a reader, before any agent decides, to answer after any number of observations and across gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from temporal.data.base import Sequences
+from temporal.errors import bad
+from temporal.readers.base import Reader, Reads
+
+
+class Warmup:
+    """How a reader is warmed up: cross-entropy after every observation of whole and of gappy readings.
+
+    Args:
+        epochs: passes over the reader's share of the train split; 0 leaves the reader as it starts.
+        batch_size: sequences of one update.
+        learning_rate: of AdamW, at its peak; falls to nothing along a cosine.
+        weight_decay: of AdamW.
+        gap_share: share of sequences read with random chunks left out, 0 to 1.
+        skim_share: share of batches read partly by skimming, 0 to 1; for schemes that skim.
+        last_weight: weight of the answer at the end against the mean over all observations, 0 to 1.
+        clip_norm: gradients are scaled down to this norm.
+    """
+
+    def __init__(
+        self,
+        epochs: int = 10,
+        batch_size: int = 32,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        gap_share: float = 0.5,
+        skim_share: float = 0.0,
+        last_weight: float = 0.5,
+        clip_norm: float = 1.0,
+    ) -> None:
+        for what, share in (("gap_share", gap_share), ("skim_share", skim_share), ("last_weight", last_weight)):
+            if not 0 <= share <= 1:
+                raise bad("warmup", what, share, "a number from 0 to 1")
+        if epochs < 0 or batch_size < 1 or learning_rate <= 0:
+            raise bad("warmup", "epochs, batch_size, learning_rate", (epochs, batch_size, learning_rate), "0, 1, above 0")
+        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
+        self.weight_decay, self.gap_share, self.skim_share = weight_decay, gap_share, skim_share
+        self.last_weight, self.clip_norm = last_weight, clip_norm
+
+    def loss(self, reader: Reader, reads: Reads, labels: Tensor) -> Tensor:
+        """Cross-entropy at the end and, averaged, after every observation."""
+        each = answer_losses(reader, reads, labels)
+        seen = torch.cat([torch.ones_like(labels)[:, None], (reads.counts > 0).long()], 1).bool()
+        mean = (each * seen).sum(1) / seen.sum(1)
+        return (self.last_weight * each[:, -1] + (1 - self.last_weight) * mean).mean()
+
+    def reads(self, reader: Reader, source: Sequences, rows: Tensor, chunk: int, generator: torch.Generator) -> Reads:
+        """A random reading of some sequences: whole, with gaps, partly skimmed."""
+        reads = whole_reads(source, rows, chunk, len(reader.modes) - 1)
+        shape = reads.counts.shape
+        rate = torch.rand(shape[0], 1, generator=generator)
+        gappy = torch.rand(shape[0], 1, generator=generator) < self.gap_share
+        gaps = gappy & (torch.rand(shape, generator=generator) < rate)
+        modes = reads.modes
+        if torch.rand((), generator=generator) < self.skim_share:
+            skimmed = torch.rand(shape, generator=generator) < torch.rand(shape[0], 1, generator=generator)
+            modes = torch.where(skimmed, torch.full_like(modes, reader.modes.index("skim")), modes)
+        return reads._replace(counts=reads.counts.masked_fill(gaps, 0), modes=modes)
+
+
+def answer_losses(reader: Reader, reads: Reads, labels: Tensor) -> Tensor:
+    """Cross-entropy (batch, steps + 1) of the answers before the first observation and after each."""
+    logits = reader.predict(reader.replay(reads))
+    truth = labels[:, None].expand(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view(truth.shape)
+
+
+def whole_reads(source: Sequences, rows: Tensor, chunk: int, mode: int) -> Reads:
+    """Every token of some sequences, in chunks."""
+    lengths = source.lengths[rows]
+    steps = max(-(-int(lengths.max()) // chunk), 1)
+    dense = source.fetch(rows, torch.zeros_like(rows), lengths, steps * chunk)
+    shape = (rows.shape[0], steps, chunk)
+    starts = torch.arange(steps) * chunk
+    counts = (lengths[:, None] - starts).clamp(0, chunk)
+    return Reads(dense.tokens.view(shape), dense.positions.view(shape), counts, torch.full_like(counts, mode))
+
+
+def batches(lengths: Tensor, rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled batches of sequences of like length: pools of 20 batches are sorted, then their batches shuffled."""
+    shuffled = rows[torch.randperm(len(rows), generator=generator)]
+    for pool in shuffled.split(20 * size):
+        parts = pool[lengths[pool].argsort()].split(size)
+        for i in torch.randperm(len(parts), generator=generator).tolist():
+            yield parts[i]

@@ -1,0 +1,77 @@
+"""What a source of sequences is: tokens fetched only when read, and labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from temporal.readers.base import Chunk, Task
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Sequences:
+    """Tokens of many sequences end to end, memory-mapped or not; observations are copied out when fetched.
+
+    Args:
+        flat: all tokens, one after the other; any integer type.
+        offsets: where each sequence starts, and at the end where the last one stops; int64.
+        labels: class index of each, or None where unknown.
+        max_length: sequences are read up to this many tokens; None for all.
+    """
+
+    def __init__(
+        self,
+        flat: NDArray[np.integer],
+        offsets: NDArray[np.int64],
+        labels: NDArray[np.int64] | None,
+        max_length: int | None = None,
+    ) -> None:
+        self._flat = flat
+        self._starts = offsets[:-1]
+        lengths = np.diff(offsets)
+        self._lengths = torch.from_numpy(np.minimum(lengths, max_length) if max_length else lengths.copy())
+        self.labels = None if labels is None else torch.from_numpy(np.array(labels))
+
+    def __len__(self) -> int:
+        return int(self._lengths.shape[0])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence that can be read, int64."""
+        return self._lengths
+
+    def fetch(self, sequences: Tensor, starts: Tensor, counts: Tensor, width: int) -> Chunk:
+        """Up to `width` tokens of each sequence from `starts` on, of which `counts` are real (padding is 0)."""
+        places = starts[:, None] + torch.arange(width, device=starts.device)
+        real = torch.arange(width, device=starts.device) < counts[:, None]
+        first = self._starts[sequences.cpu().numpy()][:, None]
+        index = np.where(real.cpu().numpy(), first + places.cpu().numpy(), 0)
+        if self._flat.shape[0] == 0:
+            return Chunk(torch.zeros_like(places), places * real, counts)
+        tokens = torch.from_numpy(self._flat[index].astype(np.int64)).to(starts.device)
+        return Chunk(tokens * real, places * real, counts)
+
+
+class Source(ABC):
+    """A labelled collection of sequences in three splits."""
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """What readers and agents must know of it."""
+
+    @abstractmethod
+    def split(self, name: Split) -> Sequences:
+        """The sequences of one split."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short name for points and plots."""

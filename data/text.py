@@ -1,0 +1,208 @@
+"""Texts with labels: a hub data set, or local parquet, csv and jsonl files; encoded once and memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from temporal.data.base import SPLITS, Sequences, Source, Split
+from temporal.data.tables import Table, find_tables, open_tables
+from temporal.data.tokens import encode, make_tokenizer
+from temporal.errors import UserError, bad
+from temporal.readers.base import Task
+
+FORMAT = 1  # of the encoded cache; a change makes old ones be encoded anew
+SAMPLES = Path(__file__).resolve().parent / "samples"
+
+
+class _Encoded(NamedTuple):
+    """One data set on disk: the folder with tokens, offsets and labels of each split, and what holds for all."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    mean_length: float
+    max_length: int
+
+
+class TextSource(Source):
+    """Labelled texts, tokenised once; memory does not grow with their number.
+
+    The first use encodes into a cache (the user's cache folder, or TEMPORAL_CACHE) keyed by the content of the files
+    and by every setting that matters; later uses map it.
+
+    Args:
+        path: a shipped sample (spam_assassin), a folder with train.*, validation.*, test.* files, one file, or the
+            name of a data set on the Hugging Face hub. Formats: parquet, csv, jsonl, json.
+        text_column: where the text stands.
+        label_column: where the label stands: names, numbers or a ClassLabel.
+        tokenizer: "words" trains a word-level tokenizer (lower case, punctuation apart) on the train split;
+            otherwise a folder, tokenizer.json or hub name that transformers knows.
+        vocabulary_size: words kept by "words", most frequent first.
+        max_tokens: texts are read up to this many tokens.
+        validation_share: part of train set aside where there is no validation split, above 0 and below 1.
+        test_share: likewise for a missing test split.
+        skip_bad: leave out rows without text or label instead of stopping at the first.
+        seed: of the set-aside.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        text_column: str = "text",
+        label_column: str = "label",
+        tokenizer: str = "words",
+        vocabulary_size: int = 20000,
+        max_tokens: int = 1000,
+        validation_share: float = 0.1,
+        test_share: float = 0.2,
+        skip_bad: bool = False,
+        seed: int = 0,
+    ) -> None:
+        for what, share in (("validation_share", validation_share), ("test_share", test_share)):
+            if not 0 < share < 1:
+                raise bad("data", what, share, "a number above 0 and below 1")
+        if vocabulary_size < 2 or max_tokens < 1:
+            raise bad("data", "vocabulary_size and max_tokens", (vocabulary_size, max_tokens), "2 and 1 or more")
+        if tokenizer != "words" and vocabulary_size != 20000:
+            raise bad("data", "vocabulary_size", vocabulary_size, "no value: it has an effect only on tokenizer 'words'")
+        self._path, self._name = str(path), Path(path).stem
+        self._columns = (text_column, label_column)
+        self._tokenizer_name, self._vocabulary_size = tokenizer, vocabulary_size
+        self._max_tokens, self._skip_bad = max_tokens, skip_bad
+        self._shares, self._seed = (validation_share, test_share), seed
+        files = find_tables(str(SAMPLES / path) if (SAMPLES / path).is_dir() else str(path))
+        self._encoded = self._open(files)
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(self._encoded.folder / "tokenizer.json"))
+        self._task = Task(
+            self.tokenizer.get_vocab_size() + 1,
+            self._encoded.classes,
+            self._encoded.mean_length,
+            self._encoded.max_length,
+        )
+
+    @property
+    def task(self) -> Task:
+        """Token id = the tokenizer's id + 1; 0 is padding."""
+        return self._task
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, without an ending."""
+        return self._name
+
+    def split(self, name: Split) -> Sequences:
+        """The sequences of one split, memory-mapped."""
+        arrays = [np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r") for what in ("tokens", "offsets", "labels")]
+        return Sequences(arrays[0], np.asarray(arrays[1]), np.asarray(arrays[2]), self._max_tokens)
+
+    def _open(self, files: dict[str, list[str]] | str) -> _Encoded:
+        folder = cache_folder() / f"{self._name}-{self._key(files)}"
+        if not (folder / "about.json").is_file():
+            self._encode(files, folder)
+        about = json.loads((folder / "about.json").read_text())
+        return _Encoded(folder, tuple(about["classes"]), about["mean_length"], about["max_length"])
+
+    def _key(self, files: dict[str, list[str]] | str) -> str:
+        """Changes with the content of the files and with every setting that changes the encoding."""
+        content: Any = files
+        if isinstance(files, dict):
+            content = {split: [_digest(Path(p)) for p in paths] for split, paths in files.items()}
+        tokenizer = self._tokenizer_name
+        if Path(tokenizer).exists():
+            tokenizer = _digest(Path(tokenizer))
+        settings = [self._columns, tokenizer, self._vocabulary_size, self._max_tokens]
+        return _short_hash([FORMAT, content, settings, self._skip_bad, self._shares, self._seed])
+
+    def _encode(self, files: dict[str, list[str]] | str, folder: Path) -> None:
+        """Encode into a temporary folder beside `folder` and move it there whole, so that it is never half made."""
+        tables = open_tables(files, self._columns, self._shares, self._seed, self._skip_bad)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        except OSError as error:
+            raise bad("data", "cache folder", str(folder.parent), f"a folder that can be written ({error.strerror})") from None
+        try:
+            tokenizer = make_tokenizer(self._tokenizer_name, self._vocabulary_size, tables["train"].texts())
+            tokenizer.save(str(work / "tokenizer.json"))
+            lengths: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(0, dtype=np.int64)
+            for split in SPLITS:
+                made = _write_split(work, split, tables[split], tokenizer, self._max_tokens)
+                lengths = made if split == "train" else lengths
+            about = {
+                "classes": tables["train"].classes,
+                "mean_length": float(lengths.mean()),
+                "max_length": self._max_tokens,
+            }
+            (work / "about.json").write_text(json.dumps(about))
+            if not folder.exists():
+                os.replace(work, folder)
+        except OSError as error:
+            raise UserError(f"data: writing the cache under {folder.parent} failed: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Where encoded texts are kept: TEMPORAL_CACHE, or the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("TEMPORAL_CACHE") or user_cache_dir("temporal", appauthor=False)) / "text"
+
+
+def _write_split(
+    folder: Path, split: str, table: Table, tokenizer: Tokenizer, max_tokens: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Append batch after batch to a raw file, then give it a header; memory holds one batch and the offsets."""
+    lengths: list[int] = []
+    labels: list[int] = []
+    raw = folder / f"{split}.raw"
+    with raw.open("wb") as out:
+        for texts, classes in table.batches():
+            for ids in encode(tokenizer, texts):
+                ids = ids[:max_tokens]
+                out.write(ids.astype(np.int32).tobytes())
+                lengths.append(len(ids))
+            labels.extend(classes)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    tokens = np.lib.format.open_memmap(folder / f"{split}.tokens.npy", "w+", np.int32, (int(sizes.sum()),)) if sizes.sum() else None
+    if tokens is None:
+        np.save(folder / f"{split}.tokens.npy", np.zeros(0, dtype=np.int32))
+    else:
+        for start, part in _pieces(raw):
+            tokens[start : start + len(part)] = part
+        tokens.flush()
+    raw.unlink()
+    np.save(folder / f"{split}.offsets.npy", np.concatenate([[0], sizes.cumsum()]).astype(np.int64))
+    np.save(folder / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
+    return sizes
+
+
+def _pieces(raw: Path, size: int = 1 << 20) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.int32]]]]:
+    start = 0
+    with raw.open("rb") as file:
+        while piece := file.read(4 * size):
+            yield start, np.frombuffer(piece, dtype=np.int32)
+            start += len(piece) // 4
+
+
+def _digest(path: Path) -> str:
+    paths = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    total = sha256()
+    for file in paths:
+        with file.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                total.update(piece)
+    return total.hexdigest()
+
+
+def _short_hash(value: object) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

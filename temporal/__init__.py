@@ -1,0 +1,3 @@
+"""Reading as a sequence of decisions, each with a price."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,189 @@
+"""The components of an action: whether to stop, where to go, how thoroughly to read there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from temporal.errors import bad
+
+
+class Choice(NamedTuple):
+    """What a batch of actions means.
+
+    Shapes: halt (batch,) bool; advance (batch,) tokens passed over unread before reading, 0 or more;
+    mode (batch,) index into the reader's `modes`.
+    """
+
+    halt: Tensor
+    advance: Tensor
+    mode: Tensor
+
+
+class Decision(ABC):
+    """One component of an action: a choice among `num_options`."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def num_options(self) -> int:
+        """How many options there are, 1 or more."""
+
+    @abstractmethod
+    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+        """Write what `option` (batch,) means into `choice`; `modes` are the reader's."""
+
+    def check(self, modes: Sequence[str]) -> None:  # noqa: B027 - most decisions fit every reader
+        """Raise UserError where a reader of these modes cannot do it."""
+
+
+class Halt(Decision):
+    """Stop reading and answer (option 1), or go on (option 0)."""
+
+    name = "halt"
+
+    @property
+    def num_options(self) -> int:
+        """Two: go on, stop."""
+        return 2
+
+    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+        """Option 1 halts."""
+        return choice._replace(halt=option == 1)
+
+
+class Jump(Decision):
+    """Pass over some tokens unread, then read (LSTM-Jump, arXiv 1704.06877, without its cap on jumps).
+
+    A jump beyond the end of the sequence ends it. `Jump([0])` is the plain "next".
+
+    Args:
+        sizes: tokens passed over by each option; whole numbers from 0 up, all different.
+    """
+
+    name = "move"
+
+    def __init__(self, sizes: tuple[int, ...] = (0, 8, 16, 32)) -> None:
+        if not sizes or min(sizes) < 0 or len(set(sizes)) != len(sizes):
+            raise bad("Jump", "sizes", list(sizes), "different whole numbers from 0 up")
+        self.sizes = tuple(sizes)
+
+    @property
+    def num_options(self) -> int:
+        """One for each size."""
+        return len(self.sizes)
+
+    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+        """Option i passes over `sizes[i]` tokens."""
+        return choice._replace(advance=torch.tensor(self.sizes, device=option.device)[option])
+
+
+class Advance(Decision):
+    """Pass over any number of tokens unread, then read: what rules use that know where to go.
+
+    Args:
+        limit: tokens that can be passed over, 0 to this exclusive.
+    """
+
+    name = "move"
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise bad("Advance", "limit", limit, "a whole number from 1 up")
+        self.limit = limit
+
+    @property
+    def num_options(self) -> int:
+        """One for each number of tokens."""
+        return self.limit
+
+    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+        """Option k passes over k tokens."""
+        return choice._replace(advance=option)
+
+
+class Mode(Decision):
+    """How thoroughly to read: one of the reader's modes for each option.
+
+    Args:
+        names: modes by name, such as copy, skim, full; all different.
+    """
+
+    name = "mode"
+
+    def __init__(self, names: tuple[str, ...] = ("skim", "full")) -> None:
+        if not names or len(set(names)) != len(names):
+            raise bad("Mode", "names", list(names), "different names of modes")
+        self.names = tuple(names)
+
+    @property
+    def num_options(self) -> int:
+        """One for each mode."""
+        return len(self.names)
+
+    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+        """Option i reads in mode `names[i]`."""
+        index = torch.tensor([list(modes).index(n) for n in self.names], device=option.device)
+        return choice._replace(mode=index[option])
+
+    def check(self, modes: Sequence[str]) -> None:
+        """Every name must be a mode of the reader."""
+        for name in self.names:
+            if name not in modes:
+                raise bad("Mode", "name", name, f"one of the reader's modes {', '.join(modes)}", modes)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The decisions that an agent takes at each step, in order.
+
+    What no decision settles has a default: never halt, advance by 0, the reader's last mode (full).
+    An action is an integer tensor (batch, len(decisions)), as in gymnasium's MultiDiscrete.
+
+    >>> Scheme((Halt(), Jump((0, 4)), Mode(("skim", "full")))).num_options
+    (2, 2, 2)
+    """
+
+    decisions: tuple[Decision, ...]
+
+    def __post_init__(self) -> None:
+        names = [d.name for d in self.decisions]
+        if not names or len(set(names)) != len(names):
+            raise bad("scheme", "decisions", names, "one or more, each kind at most once")
+
+    @property
+    def num_options(self) -> tuple[int, ...]:
+        """Options of each decision."""
+        return tuple(d.num_options for d in self.decisions)
+
+    @property
+    def halt_index(self) -> int | None:
+        """Where in an action the halting decision stands; None where the scheme has none."""
+        return next((i for i, d in enumerate(self.decisions) if isinstance(d, Halt)), None)
+
+    def check(self, modes: Sequence[str]) -> None:
+        """Raise UserError where a reader of these modes cannot follow the scheme."""
+        for decision in self.decisions:
+            decision.check(modes)
+
+    def decode(self, actions: Tensor, modes: Sequence[str]) -> Choice:
+        """Turn actions (batch, decisions) into what they mean."""
+        num, device = actions.shape[0], actions.device
+        choice = Choice(
+            torch.zeros(num, dtype=torch.bool, device=device),
+            torch.zeros(num, dtype=torch.long, device=device),
+            torch.full((num,), len(modes) - 1, device=device),
+        )
+        for i, decision in enumerate(self.decisions):
+            choice = decision.apply(actions[:, i], choice, modes)
+        return choice
+
+
+READ_ON = Scheme((Halt(),))
+"""The scheme of agents that only decide when to stop."""

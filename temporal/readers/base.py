@@ -1,0 +1,162 @@
+"""The contract that every reader fulfils: step to act, replay to learn, predict to answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+"""What a reader remembers: tensors whose first axis is the slot."""
+
+COPY = 0
+"""The mode every reader has first: pass over the observation, state kept."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a reader and an agent must know of a data set before they can be built.
+
+    Args:
+        vocabulary_size: token ids run from 0 to this, exclusive; id 0 is padding.
+        class_names: one for each class, in the order of label indices.
+        mean_length: mean tokens of a training sequence; sets the unit of price and scales observations.
+        max_length: tokens of the longest sequence that is read; a bound for position embeddings.
+    """
+
+    vocabulary_size: int
+    class_names: tuple[str, ...]
+    mean_length: float
+    max_length: int
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+
+class Chunk(NamedTuple):
+    """One observation for each of a batch: up to `width` tokens and where they stand.
+
+    Tokens beyond `counts` are padding (id 0).
+    """
+
+    tokens: Int[Tensor, "batch width"]
+    positions: Int[Tensor, "batch width"]
+    counts: Int[Tensor, " batch"]
+
+    def take(self, rows: Tensor) -> Chunk:
+        """The chunks of some rows."""
+        return Chunk(self.tokens[rows], self.positions[rows], self.counts[rows])
+
+
+class Reads(NamedTuple):
+    """All observations of a batch of sequences, step by step, padded to the longest.
+
+    A step that read nothing (copy, or padding at the end) has count 0.
+    """
+
+    tokens: Int[Tensor, "batch steps width"]
+    positions: Int[Tensor, "batch steps width"]
+    counts: Int[Tensor, "batch steps"]
+    modes: Int[Tensor, "batch steps"]
+
+    def step(self, index: int) -> Chunk:
+        """The observations of one step."""
+        return Chunk(self.tokens[:, index], self.positions[:, index], self.counts[:, index])
+
+    def valid(self) -> Bool[Tensor, "batch steps width"]:
+        """Which tokens were really read."""
+        return torch.arange(self.tokens.shape[-1], device=self.tokens.device) < self.counts[..., None]
+
+
+class Dense(NamedTuple):
+    """The tokens that were read, closed up: no gaps, no padding between observations.
+
+    `index` (batch, steps, width) says where in the closed-up row each token of `Reads` went.
+    """
+
+    tokens: Int[Tensor, "batch time"]
+    positions: Int[Tensor, "batch time"]
+    lengths: Int[Tensor, " batch"]
+    index: Int[Tensor, "batch steps width"]
+
+
+def close_up(reads: Reads) -> Dense:
+    """Gather what was read into dense rows, so that a fused kernel can run over them once.
+
+        reads   [[a b .] [c . .] [d e f]]   counts 2 1 3
+        dense   [a b c d e f]               index  [[0 1 .] [2 . .] [3 4 5]]
+    """
+    valid = reads.valid()
+    batch = valid.shape[0]
+    flat = valid.reshape(batch, -1)
+    index = (flat.long().cumsum(1) - 1).clamp_min(0)
+    lengths = flat.sum(1)
+    longest = max(int(lengths.max()), 1) if batch else 1
+    rows = torch.arange(batch, device=flat.device)[:, None].expand_as(flat)
+    tokens = reads.tokens.new_zeros(batch, longest)
+    positions = reads.positions.new_zeros(batch, longest)
+    tokens[rows[flat], index[flat]] = reads.tokens.reshape(batch, -1)[flat]
+    positions[rows[flat], index[flat]] = reads.positions.reshape(batch, -1)[flat]
+    return Dense(tokens, positions, lengths, index.view_as(valid))
+
+
+class Reader(nn.Module, ABC):
+    """A network that reads a sequence one observation at a time.
+
+    The contract (tests/contracts/reader.py): `replay` equals repeated `step` to 1e-5 for any lengths, modes and
+    batch; what was not read changes nothing; costs add up. In training mode dropout may differ between the two.
+    """
+
+    modes: tuple[str, ...]
+    summary_size: int
+    task: Task
+
+    @property
+    def capacity(self) -> int | None:
+        """Most tokens that one sequence may have read; None where memory does not grow with reading."""
+        return None
+
+    @abstractmethod
+    def initial(self, num: int) -> State:
+        """The state of `num` slots that have read nothing."""
+
+    @abstractmethod
+    def step(self, state: State, chunk: Chunk, modes: Int[Tensor, " batch"]) -> State:
+        """Read one observation in each slot; a slot of mode copy or count 0 keeps its state bit for bit."""
+
+    @abstractmethod
+    def summary(self, state: State) -> Float[Tensor, "batch summary"]:
+        """The read-out of a state, from which the answer and the agent's decisions are made."""
+
+    @abstractmethod
+    def replay(self, reads: Reads) -> Float[Tensor, "batch steps_and_one summary"]:
+        """Read-outs before the first step and after each, in one dense pass with gradients."""
+
+    @abstractmethod
+    def predict(self, summary: Float[Tensor, "... summary"]) -> Float[Tensor, "... classes"]:
+        """Class logits from read-outs."""
+
+    @abstractmethod
+    def read_flops(self, modes: Tensor, counts: Tensor, before: Tensor) -> Float[Tensor, " batch"]:
+        """FLOPs (float64) of reading `counts` tokens in `modes` after `before` tokens were read."""
+
+    @property
+    @abstractmethod
+    def predict_flops(self) -> int:
+        """FLOPs of one answer."""
+
+    def full_flops(self, length: float | None = None) -> float:
+        """FLOPs of reading a sequence of `length` tokens in full and answering once.
+
+        With the task's mean length, the default, this is what 1 unit of price pays for.
+        """
+        length = self.task.mean_length if length is None else length
+        count = torch.tensor([max(round(length), 1)])
+        mode = torch.tensor([len(self.modes) - 1])
+        return float(self.read_flops(mode, count, torch.zeros(1, dtype=torch.long))) + self.predict_flops

@@ -1,0 +1,478 @@
+"""The slots and the one loop over time: training, evaluation, scoring and the environment all run through it.
+
+B slots advance together; a slot whose sequence ends takes the next one at once, and when none is left the batch
+shrinks, so that the work done is proportional to what is read and never to the longest sequence in a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from temporal.cost import Meter
+from temporal.decisions import Scheme
+from temporal.errors import bad
+from temporal.readers.base import COPY, Chunk, Reader, State
+
+
+class Fetches(Protocol):
+    """What the loop needs of a source."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence, int64."""
+
+    def fetch(self, sequences: Tensor, starts: Tensor, counts: Tensor, width: int) -> Chunk:
+        """`counts` tokens of each of `sequences` from `starts` on, padded to `width`."""
+
+
+class Observation(NamedTuple):
+    """What is known before a decision, one row for each busy slot; nothing in it lies in the future but `peek`.
+
+    FLOPs and budgets are float64; a budget that is not set is infinite. `probabilities` is None unless the agent
+    needs it, `peek` (token ids of the next chunk, 0 beyond its end) likewise.
+    """
+
+    summary: Float[Tensor, "batch summary"]
+    probabilities: Float[Tensor, "batch classes"] | None
+    streak: Int[Tensor, " batch"]  # observations for which the best class has stayed the same
+    position: Int[Tensor, " batch"]  # next token not yet passed
+    length: Int[Tensor, " batch"]
+    tokens: Int[Tensor, " batch"]  # read so far
+    observations: Int[Tensor, " batch"]
+    flops: Float[Tensor, " batch"]  # spent so far, this decision included
+    price: Float[Tensor, " batch"]
+    tokens_left: Float[Tensor, " batch"]
+    flops_left: Float[Tensor, " batch"]
+    peek: Int[Tensor, "batch width"] | None
+    episode: Int[Tensor, " batch"]
+
+
+class Reading(Protocol):
+    """What the loop needs of an agent."""
+
+    scheme: Scheme
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which costly parts of an observation it uses: some of probabilities, peek."""
+
+    @property
+    def decision_flops(self) -> float:
+        """FLOPs of one decision, previews included."""
+
+    def act(self, observation: Observation) -> Int[Tensor, "batch decisions"]:
+        """Choose one option for each decision."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which sequences to read, in which order, at which price and within which budgets; one row an episode."""
+
+    sequences: Int[Tensor, " episodes"]
+    price: Float[Tensor, " episodes"]
+    token_budget: Float[Tensor, " episodes"]
+    flops_budget: Float[Tensor, " episodes"]
+
+    @classmethod
+    def of(
+        cls,
+        sequences: Tensor,
+        price: Tensor | float = 0.0,
+        tokens: Tensor | float | None = None,
+        flops: Tensor | float | None = None,
+    ) -> Plan:
+        """A plan where single numbers hold for every episode and None means no budget.
+
+        Raises UserError for a price that is negative or no number, and for a budget of nothing.
+        """
+        num = sequences.shape[0]
+
+        def column(value: Tensor | float | None, what: str, least: float, expected: str) -> Tensor:
+            wide = torch.as_tensor(math.inf if value is None else value, dtype=torch.float64).expand(num)
+            if bool((~(wide >= least)).any()):  # NaN fails every comparison
+                raise bad("plan", what, float(wide[~(wide >= least)][0]), expected)
+            return wide
+
+        return cls(
+            sequences,
+            column(price, "price", 0.0, "a number from 0 up"),
+            column(tokens, "budget in tokens", 1.0, "a number from 1 up"),
+            column(flops, "budget in FLOPs", 1.0, "a number from 1 up"),
+        )
+
+    def __len__(self) -> int:
+        return int(self.sequences.shape[0])
+
+    def part(self, start: int, stop: int) -> Plan:
+        """Episodes start to stop."""
+        return Plan(
+            self.sequences[start:stop],
+            self.price[start:stop],
+            self.token_budget[start:stop],
+            self.flops_budget[start:stop],
+        )
+
+
+class Outcome(NamedTuple):
+    """How some episodes ended: what was answered, and what it cost.
+
+    `episode` is the row of the plan; probabilities are those of the answer; FLOPs count reader, answers and agent.
+    """
+
+    episode: Int[Tensor, " batch"]
+    sequence: Int[Tensor, " batch"]
+    probabilities: Float[Tensor, "batch classes"]
+    flops: Float[Tensor, " batch"]
+    tokens: Int[Tensor, " batch"]
+    observations: Int[Tensor, " batch"]
+    halted: Bool[Tensor, " batch"]  # by its own choice, rather than at the end or out of budget
+
+    @classmethod
+    def join(cls, parts: list[Outcome]) -> Outcome:
+        """All outcomes in the order of the plan."""
+        joined = cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        order = joined.episode.argsort()
+        return cls(*(column[order] for column in joined))
+
+
+class Transition(NamedTuple):
+    """What one step did to each row of the observation that it answered."""
+
+    cost: Float[Tensor, " batch"]  # FLOPs of this step: deciding, reading, and the answer where it ended
+    chunk: Chunk
+    mode: Int[Tensor, " batch"]
+    ended: Bool[Tensor, " batch"]
+    outcome: Outcome | None  # of the rows that ended, in their order
+
+
+@dataclass
+class _Rows:
+    """The busy slots, one row each."""
+
+    episode: Tensor
+    sequence: Tensor
+    length: Tensor
+    position: Tensor
+    streak: Tensor
+    guess: Tensor
+    price: Tensor
+    token_budget: Tensor
+    flops_budget: Tensor
+    meter: Meter
+    charged: Tensor  # FLOPs already handed out as the cost of a step
+    probabilities: Tensor
+    fresh: Tensor  # probabilities belong to the present state
+    state: State
+
+    def take(self, rows: Tensor) -> _Rows:
+        """Keep some rows."""
+        return self._zip(self, lambda mine, _: mine[rows])
+
+    def put(self, rows: Tensor, new: _Rows) -> _Rows:
+        """Overwrite some rows."""
+        return self._zip(new, lambda mine, theirs: mine.index_copy(0, rows, theirs))
+
+    def _zip(self, other: _Rows, merge: Callable[[Tensor, Tensor], Tensor]) -> _Rows:
+        values: dict[str, object] = {}
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            if isinstance(mine, Tensor):
+                values[name] = merge(mine, theirs)
+            elif isinstance(mine, tuple):
+                values[name] = tuple(merge(a, b) for a, b in zip(mine, theirs, strict=True))
+            else:
+                values[name] = Meter(*(merge(a, b) for a, b in zip(vars(mine).values(), vars(theirs).values(), strict=True)))
+        return _Rows(**values)  # type: ignore[arg-type]
+
+
+class Slots:
+    """Sequences being read side by side.
+
+    Args:
+        source: where observations are fetched from, only when read.
+        reader: in evaluation mode for deterministic answers.
+        scheme: what actions mean.
+        plan: the episodes, taken in order as slots come free.
+        num_slots: how many are read side by side; 1 or more.
+        chunk: tokens of one observation; 1 or more.
+        needs: parts of an observation to compute and charge at every step (probabilities, peek).
+        decision_flops: what each decision of the agent costs.
+
+    Raises:
+        UserError: a budget in FLOPs that does not even pay for one answer; a mode that the reader lacks.
+    """
+
+    def __init__(
+        self,
+        source: Fetches,
+        reader: Reader,
+        scheme: Scheme,
+        plan: Plan,
+        num_slots: int = 64,
+        chunk: int = 8,
+        needs: frozenset[str] = frozenset({"probabilities"}),
+        decision_flops: float = 0.0,
+    ) -> None:
+        scheme.check(reader.modes)
+        if num_slots < 1 or chunk < 1:
+            raise bad("reading", "num_slots and chunk", (num_slots, chunk), "whole numbers from 1 up")
+        self.source, self.reader, self.scheme = source, reader, scheme
+        self.chunk, self.needs, self.decision_flops = chunk, needs, decision_flops
+        self.device = next(reader.parameters()).device
+        self._num_slots = num_slots
+        self._plan = plan
+        self._next = 0
+        self._first = 0  # episode number of the plan's first row
+        self._cheapest = self._cheapest_mode()
+        self._check_budget(plan)
+        self._rows = self._start(num_slots)
+        self._pass_over_poor()
+
+    @property
+    def busy(self) -> int:
+        """How many slots hold a sequence; observations have that many rows."""
+        return int(self._rows.episode.shape[0])
+
+    def extend(self, plan: Plan) -> None:
+        """Add episodes after those that are left."""
+        self._check_budget(plan)
+        left = self._plan.part(self._next, len(self._plan))
+        both = (torch.cat(pair) for pair in zip(vars(left).values(), vars(plan).values(), strict=True))
+        self._first += self._next
+        self._plan, self._next = Plan(*both), 0
+
+    @property
+    def waiting(self) -> int:
+        """How many episodes no slot has taken yet."""
+        return len(self._plan) - self._next
+
+    def observe(self) -> Observation:
+        """What is known now; charges each busy slot for the answer (where needed) and the decision."""
+        rows = self._rows
+        if "probabilities" in self.needs:
+            self._answer(torch.arange(self.busy, device=self.device)[~rows.fresh])
+        rows.meter.charge(self.decision_flops * (rows.length > 0))  # where nothing can be read nothing is decided
+        return Observation(
+            summary=self.reader.summary(rows.state),
+            probabilities=rows.probabilities if "probabilities" in self.needs else None,
+            streak=rows.streak,
+            position=rows.position,
+            length=rows.length,
+            tokens=rows.meter.tokens,
+            observations=rows.meter.observations,
+            flops=rows.meter.flops,
+            price=rows.price,
+            tokens_left=rows.token_budget - rows.meter.tokens,
+            flops_left=rows.flops_budget - rows.meter.flops,
+            peek=self._peek() if "peek" in self.needs else None,
+            episode=rows.episode,
+        )
+
+    def step(self, actions: Int[Tensor, "batch decisions"]) -> Transition:
+        """Carry out one action in each busy slot: halt, or go and read; then refill the slots that ended."""
+        rows = self._rows
+        choice = self.scheme.decode(actions, self.reader.modes)
+        start = rows.position + choice.advance
+        going = ~choice.halt & (start < rows.length)
+        mode = torch.where(going, choice.mode, torch.full_like(choice.mode, COPY))
+        counts = (rows.length - start).clamp(0, self.chunk)
+        passed = counts
+        counts = torch.minimum(counts, self._affordable(mode)) * going
+        stuck = going & (mode != COPY) & (counts == 0)  # the budget does not pay for what was chosen
+        going = going & ~stuck
+        chunk = self.source.fetch(rows.sequence, start.clamp(max=rows.length), counts * (mode != COPY), self.chunk)
+        if bool(going.any()):
+            self._read(chunk, mode)
+        rows.position = torch.where(going, start + torch.where(mode == COPY, passed, counts), rows.position)
+        ended = ~going | (rows.position >= rows.length) | ~self._can_go_on()
+        outcome = self._finish(ended, choice.halt) if bool(ended.any()) else None
+        cost = rows.meter.flops - rows.charged
+        rows.charged = rows.meter.flops
+        if outcome is not None:
+            self._refill(ended)
+        return Transition(cost, chunk, mode, ended, outcome)
+
+    def _read(self, chunk: Chunk, mode: Tensor) -> None:
+        rows = self._rows
+        flops = self.reader.read_flops(mode, chunk.counts, rows.meter.tokens)
+        rows.state = self.reader.step(rows.state, chunk, mode)
+        rows.meter.charge_reading(flops, chunk.counts)
+        rows.fresh = rows.fresh & (chunk.counts == 0)
+
+    def _answer(self, which: Tensor) -> None:
+        """Compute and charge the class probabilities of some rows."""
+        if which.numel() == 0:
+            return
+        rows = self._rows
+        everyone = which.numel() == self.busy
+        state = rows.state if everyone else tuple(s[which] for s in rows.state)
+        fresh = self.reader.predict(self.reader.summary(state)).softmax(-1)
+        guess = fresh.argmax(-1)
+        if everyone:
+            rows.probabilities = fresh
+            rows.meter.charge(float(self.reader.predict_flops))
+            rows.streak = (rows.streak + 1) * (guess == rows.guess)
+            rows.guess = guess
+            rows.fresh = torch.ones_like(rows.fresh)
+            return
+        rows.probabilities = rows.probabilities.index_copy(0, which, fresh)
+        rows.meter.flops = rows.meter.flops.index_add(
+            0, which, torch.full((which.numel(),), float(self.reader.predict_flops), dtype=torch.float64, device=self.device)
+        )
+        rows.streak = rows.streak.index_copy(0, which, (rows.streak[which] + 1) * (guess == rows.guess[which]))
+        rows.guess = rows.guess.index_copy(0, which, guess)
+        rows.fresh = rows.fresh.index_fill(0, which, True)
+
+    def _affordable(self, mode: Tensor) -> Tensor:
+        """Tokens that each slot may still read in the mode chosen, keeping back the price of an answer."""
+        rows = self._rows
+        left = rows.token_budget - rows.meter.tokens
+        if bool(torch.isinf(rows.flops_budget).all()):
+            return left.clamp(0, self.chunk).long()
+        money = rows.flops_budget - rows.meter.flops - self.reader.predict_flops
+        each = self._token_flops(mode)
+        tokens = torch.where(each > 0, (money / each.clamp_min(1e-9)).floor(), torch.full_like(money, math.inf))
+        return torch.minimum(left, tokens).clamp(0, self.chunk).long()
+
+    def _token_flops(self, mode: Tensor) -> Tensor:
+        """FLOPs of one token at the end of the coming chunk, which is the dearest of it."""
+        before = self._rows.meter.tokens + (self.chunk - 1)
+        return self.reader.read_flops(mode, torch.ones_like(before), before)
+
+    def _can_go_on(self) -> Tensor:
+        """Whether a slot can pay one more decision, one token and the answers around them."""
+        rows = self._rows
+        room = rows.meter.tokens < rows.token_budget
+        if bool(torch.isinf(rows.flops_budget).all()):
+            return room
+        token = self._token_flops(torch.full_like(rows.position, self._cheapest))
+        need = self.decision_flops + 2 * self.reader.predict_flops + token
+        return room & (rows.flops_budget - rows.meter.flops >= need)
+
+    def _cheapest_mode(self) -> int:
+        modes = torch.arange(1, len(self.reader.modes))
+        costs = self.reader.read_flops(modes, torch.ones_like(modes), torch.zeros_like(modes))
+        return int(modes[costs.argmin()])
+
+    def _check_budget(self, plan: Plan) -> None:
+        least = self.reader.predict_flops
+        if len(plan) and float(plan.flops_budget.min()) < least:
+            raise bad("reading", "budget in FLOPs", float(plan.flops_budget.min()), f"{least} or more, the cost of one answer")
+
+    def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
+        rows = self._rows
+        which = ended.nonzero()[:, 0]
+        self._answer(which[~rows.fresh[which]])
+        return Outcome(
+            rows.episode[which],
+            rows.sequence[which],
+            rows.probabilities[which],
+            rows.meter.flops[which],
+            rows.meter.tokens[which],
+            rows.meter.observations[which],
+            halted[which],
+        )
+
+    def _refill(self, ended: Tensor) -> None:
+        """Give the slots that ended the next sequences; drop those for which none is left."""
+        which = ended.nonzero()[:, 0]
+        new = self._start(which.numel())
+        num = int(new.episode.shape[0])
+        if num:
+            self._rows = self._rows.put(which[:num], new)
+        if num < which.numel():
+            keep = torch.ones(self.busy, dtype=torch.bool, device=self.device)
+            keep[which[num:]] = False
+            self._rows = self._rows.take(keep.nonzero()[:, 0])
+        self._pass_over_poor()
+
+    def _start(self, num: int) -> _Rows:
+        """Rows for the next `num` episodes, fewer when the plan runs out."""
+        part = self._plan.part(self._next, self._next + num)
+        first = self._first + self._next
+        self._next += len(part)
+        num, device = len(part), self.device
+        capacity = math.inf if self.reader.capacity is None else float(self.reader.capacity)
+        sequence = part.sequences.to(device)
+        zeros = torch.zeros(num, dtype=torch.long, device=device)
+        return _Rows(
+            episode=torch.arange(first, first + num, device=device),
+            sequence=sequence,
+            length=self.source.lengths[part.sequences].to(device),
+            position=zeros,
+            streak=zeros,
+            guess=zeros - 1,
+            price=part.price.to(device),
+            token_budget=part.token_budget.clamp(max=capacity).to(device),
+            flops_budget=part.flops_budget.to(device),
+            meter=Meter.zeros(num, device),
+            charged=torch.zeros(num, dtype=torch.float64, device=device),
+            probabilities=torch.zeros(num, self.reader.task.num_classes, device=device),
+            fresh=torch.zeros(num, dtype=torch.bool, device=device),
+            state=self.reader.initial(num),
+        )
+
+    def _pass_over_poor(self) -> None:
+        """Where the budget pays for an answer and no more, there is nothing to read."""
+        rows = self._rows
+        if self.busy and not bool(torch.isinf(rows.flops_budget).all()):
+            poor = (rows.meter.observations == 0) & (rows.position == 0) & ~self._can_go_on()
+            rows.length = torch.where(poor, torch.zeros_like(rows.length), rows.length)
+
+    def _peek(self) -> Tensor:
+        rows = self._rows
+        counts = (rows.length - rows.position).clamp(0, self.chunk)
+        return self.source.fetch(rows.sequence, rows.position, counts, self.chunk).tokens
+
+
+class Recorder(Protocol):
+    """Something that watches a reading."""
+
+    def add(self, observation: Observation, actions: Tensor, transition: Transition) -> None:
+        """Called after every step."""
+
+
+@torch.no_grad()
+def read(
+    source: Fetches,
+    reader: Reader,
+    agent: Reading,
+    plan: Plan,
+    num_slots: int = 64,
+    chunk: int = 8,
+    recorder: Recorder | None = None,
+    done: Callable[[Outcome], None] | None = None,
+) -> Outcome | None:
+    """Read every sequence of a plan with an agent: the one loop over time.
+
+    Args:
+        source: where observations come from.
+        reader: the network that reads.
+        agent: what decides.
+        plan: which sequences, prices, budgets.
+        num_slots: sequences read side by side.
+        chunk: tokens of one observation.
+        recorder: sees every step, for learning.
+        done: sees the episodes that ended, as they end, in place of collecting them.
+
+    Returns:
+        The outcomes in the order of the plan; None when the plan is empty or `done` took them.
+    """
+    slots = Slots(source, reader, agent.scheme, plan, num_slots, chunk, agent.needs, agent.decision_flops)
+    parts: list[Outcome] = []
+    while slots.busy:
+        observation = slots.observe()
+        actions = agent.act(observation)
+        transition = slots.step(actions)
+        if recorder is not None:
+            recorder.add(observation, actions, transition)
+        if transition.outcome is not None:
+            (done or parts.append)(transition.outcome)
+    return Outcome.join(parts) if parts else None
