@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from temporal.agents.base import Agent
-from temporal.decisions import READ_ON, Advance, Halt, Scheme
+from temporal.decisions import READ_ON, Advance, Halt, Scheme, Sift
 from temporal.errors import bad
 from temporal.reading import Observation
 
@@ -72,7 +72,8 @@ class Confidence(Agent):
         """Largest probability, or 1 - entropy / log(classes); from 0 to 1 over the last axis."""
         if measure == "probability":
             return probabilities.amax(-1)
-        return 1 - torch.special.entr(probabilities).sum(-1) / math.log(probabilities.shape[-1])
+        entropy: Tensor = torch.special.entr(probabilities).sum(-1)
+        return 1 - entropy / math.log(probabilities.shape[-1])
 
 
 class Uniform(Agent):
@@ -139,6 +140,25 @@ def _hashed_uniform(a: Tensor, b: Tensor, seed: int) -> Tensor:
     for factor in (0x2C1B3C6D, 0x297A2D39):
         mixed = ((mixed ^ (mixed >> 15)) * factor) & 0xFFFFFFFF
     return ((mixed ^ (mixed >> 16)) & 0xFFFFFF).double() / 0x1000000
+
+
+class Sifting(Agent):
+    """A rule that only halts, reading no more than the telling tokens of each observation.
+
+    Args:
+        rule: decides when to stop.
+        level: share of running text passed over, 0 to below 1.
+    """
+
+    def __init__(self, rule: Agent, level: float) -> None:
+        self.rule = rule
+        self.needs = rule.needs
+        self.scheme = Scheme((Halt(), Sift((level,))))
+
+    def act(self, observation: Observation) -> Tensor:
+        """Halt as the rule says; always sift."""
+        halt = self.rule.act(observation)
+        return torch.cat([halt, torch.zeros_like(halt)], 1)
 
 
 class Hindsight(Agent):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -53,7 +55,12 @@ class PolicyAgent(Agent, nn.Module):
     ) -> None:
         nn.Module.__init__(self)
         if not 0 < lowest_price < highest_price:
-            raise bad("PolicyAgent", "lowest_price", lowest_price, f"above 0 and below highest_price ({highest_price})")
+            raise bad(
+                "PolicyAgent",
+                "lowest_price",
+                lowest_price,
+                f"above 0 and below highest_price ({highest_price})",
+            )
         if hidden_size < 1 or summary_size < 0 or peek_size < 0:
             raise bad("PolicyAgent", "sizes", (hidden_size, summary_size, peek_size), "1, 0, 0 or more")
         self.scheme = Scheme(tuple(scheme))
@@ -76,18 +83,21 @@ class PolicyAgent(Agent, nn.Module):
         )
         self.heads = nn.Linear(hidden_size, sum(self.scheme.num_options))
         self.value = nn.Linear(hidden_size, 1)
-        self.sample = False
-        self.generator = torch.Generator()
+        self._draw: torch.Generator | None = None
 
     @property
     def decision_flops(self) -> float:
         """FLOPs of one decision: every layer that runs when acting; the value head does not."""
         return float(module_flops(self) - module_flops(self.value))
 
-    @property
-    def fixed_price(self) -> bool:
-        """Whether the agent knows one price only."""
-        return False
+    @contextmanager
+    def sampling(self, generator: torch.Generator) -> Iterator[None]:
+        """While this lasts, options are drawn by their probabilities instead of taking the likeliest."""
+        self._draw = generator
+        try:
+            yield
+        finally:
+            self._draw = None
 
     def inputs(self, observation: Observation) -> Float[Tensor, "... inputs"]:
         """Normalised features of observations of any leading shape; all near or within -1 to 1."""
@@ -108,13 +118,13 @@ class PolicyAgent(Agent, nn.Module):
         return Judgement(logits, self.value(hidden)[..., 0])
 
     def act(self, observation: Observation) -> Tensor:
-        """The likeliest option of each decision, or a drawn one while `sample` is set."""
+        """The likeliest option of each decision, or a drawn one while `sampling`."""
         hidden = self.trunk(self.inputs(observation))
         logits = self.heads(hidden).split(self.scheme.num_options, -1)
-        if not self.sample:
+        if self._draw is None:
             return torch.stack([each.argmax(-1) for each in logits], -1)
         drawn = [
-            torch.multinomial(each.softmax(-1).cpu(), 1, generator=self.generator)[:, 0].to(each.device)
+            torch.multinomial(each.softmax(-1).cpu(), 1, generator=self._draw)[:, 0].to(each.device)
             for each in logits
         ]
         return torch.stack(drawn, -1)
@@ -143,11 +153,13 @@ def scalars(observation: Observation, agent: PolicyAgent) -> Float[Tensor, "... 
     """What is known besides the answer itself: price, place, spending, budget, sureness and how long it has stood."""
     assert observation.probabilities is not None
     top = observation.probabilities.topk(2, -1).values
-    entropy = torch.special.entr(observation.probabilities).sum(-1) / math.log(observation.probabilities.shape[-1])
+    entropy = torch.special.entr(observation.probabilities).sum(-1) / math.log(
+        observation.probabilities.shape[-1]
+    )
     log_range = math.log(agent.highest_price / agent.lowest_price)
     price = observation.price.clamp(agent.lowest_price, agent.highest_price)
     left = torch.minimum(observation.tokens_left, (observation.length - observation.position).double())
-    left = torch.minimum(left, (observation.flops_left / agent._token_flops).clamp_min(0))
+    left = torch.minimum(left, observation.flops_left / agent._token_flops).clamp_min(0)
 
     def log_tokens(value: Tensor) -> Tensor:
         return torch.log1p(value.double()) / agent._log_length

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from temporal.data.base import Sequences
 from temporal.errors import bad
-from temporal.readers.base import Reader, Reads
+from temporal.readers.base import Reader, Reads, sift
 
 
 class Warmup:
@@ -22,6 +22,7 @@ class Warmup:
         learning_rate: of AdamW, at its peak; falls to nothing along a cosine.
         weight_decay: of AdamW.
         gap_share: share of sequences read with random chunks left out, 0 to 1.
+        sift_share: share of sequences of which only telling tokens are read, 0 to 1; for schemes that sift.
         skim_share: share of batches read partly by skimming, 0 to 1; for schemes that skim.
         last_weight: weight of the answer at the end against the mean over all observations, 0 to 1.
         clip_norm: gradients are scaled down to this norm.
@@ -34,17 +35,28 @@ class Warmup:
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         gap_share: float = 0.5,
+        sift_share: float = 0.0,
         skim_share: float = 0.0,
         last_weight: float = 0.5,
         clip_norm: float = 1.0,
     ) -> None:
-        for what, share in (("gap_share", gap_share), ("skim_share", skim_share), ("last_weight", last_weight)):
+        for what, share in (
+            ("gap_share", gap_share),
+            ("skim_share", skim_share),
+            ("last_weight", last_weight),
+        ):
             if not 0 <= share <= 1:
                 raise bad("warmup", what, share, "a number from 0 to 1")
         if epochs < 0 or batch_size < 1 or learning_rate <= 0:
-            raise bad("warmup", "epochs, batch_size, learning_rate", (epochs, batch_size, learning_rate), "0, 1, above 0")
+            raise bad(
+                "warmup",
+                "epochs, batch_size, learning_rate",
+                (epochs, batch_size, learning_rate),
+                "0, 1, above 0",
+            )
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.weight_decay, self.gap_share, self.skim_share = weight_decay, gap_share, skim_share
+        self.weight_decay, self.gap_share = weight_decay, gap_share
+        self.sift_share, self.skim_share = sift_share, skim_share
         self.last_weight, self.clip_norm = last_weight, clip_norm
 
     def loss(self, reader: Reader, reads: Reads, labels: Tensor) -> Tensor:
@@ -54,9 +66,16 @@ class Warmup:
         mean = (each * seen).sum(1) / seen.sum(1)
         return (self.last_weight * each[:, -1] + (1 - self.last_weight) * mean).mean()
 
-    def reads(self, reader: Reader, source: Sequences, rows: Tensor, chunk: int, generator: torch.Generator) -> Reads:
-        """A random reading of some sequences: whole, with gaps, partly skimmed."""
+    def reads(
+        self, reader: Reader, source: Sequences, rows: Tensor, chunk: int, generator: torch.Generator
+    ) -> Reads:
+        """A random reading of some sequences: whole, with gaps, sifted, partly skimmed."""
         reads = whole_reads(source, rows, chunk, len(reader.modes) - 1)
+        if self.sift_share:
+            sifted = torch.rand(len(rows), 1, 1, generator=generator) < self.sift_share
+            level = torch.rand(len(rows), 1, 1, generator=generator) * sifted
+            keep = (reader.salience[reads.tokens] >= level) & (reads.tokens > 0)
+            reads = Reads(*sift(reads.tokens, reads.positions, keep), reads.modes)
         shape = reads.counts.shape
         rate = torch.rand(shape[0], 1, generator=generator)
         gappy = torch.rand(shape[0], 1, generator=generator) < self.gap_share

@@ -27,8 +27,12 @@ class NeedleSource(Source):
         self, num_sequences: int = 512, length: int = 32, num_classes: int = 4, noise: int = 16, seed: int = 0
     ) -> None:
         if min(num_sequences // 4, length, noise, num_classes - 1) < 1:
-            raise bad("NeedleSource", "sizes", (num_sequences, length, num_classes, noise), "4, 1, 2, 1 or more")
-        self._task = Task(1 + num_classes + noise, tuple(f"class{i}" for i in range(num_classes)), length, length)
+            raise bad(
+                "NeedleSource", "sizes", (num_sequences, length, num_classes, noise), "4, 1, 2, 1 or more"
+            )
+        self._task = Task(
+            1 + num_classes + noise, tuple(f"class{i}" for i in range(num_classes)), length, length
+        )
         self._splits: dict[Split, Sequences] = {}
         for i, split in enumerate(SPLITS):
             rng = np.random.default_rng([seed, i])

@@ -25,7 +25,9 @@ class Table:
         where: named in errors.
     """
 
-    def __init__(self, rows: Any, columns: tuple[str, str], classes: list[str], skip_bad: bool, where: str) -> None:
+    def __init__(
+        self, rows: Any, columns: tuple[str, str], classes: list[str], skip_bad: bool, where: str
+    ) -> None:
         self._rows, self._columns, self._skip_bad, self._where = rows, columns, skip_bad, where
         self.classes = classes
         self._index = {name: i for i, name in enumerate(classes)}
@@ -47,7 +49,9 @@ class Table:
                 if problem is None:
                     kept.append((text, self._index[self._class(label)]))
                 elif not self._skip_bad:
-                    raise UserError(f"{self._where} row {start + i}: {problem}; mend it or set data.skip_bad to true")
+                    raise UserError(
+                        f"{self._where} row {start + i}: {problem}; mend it or set data.skip_bad to true"
+                    )
             yield [t for t, _ in kept], [c for _, c in kept]
 
     def _class(self, label: Any) -> str:
@@ -59,7 +63,8 @@ class Table:
         if label is None or label == "":
             return f"{self._columns[1]}, got no label; expected one of {', '.join(self.classes[:8])}"
         if self._class(label) not in self._index:
-            return f"{self._columns[1]}, got {self._class(label)!r}, unseen in train; expected one of {', '.join(self.classes[:8])}"
+            known = ", ".join(self.classes[:8])
+            return f"{self._columns[1]}, got {self._class(label)!r}, unseen in train; expected one of {known}"
         return None
 
 
@@ -76,13 +81,18 @@ def find_tables(path: str) -> dict[str, list[str]] | str:
             raise bad("data", "format of path", place.name, f"a file ending in {formats}")
         return {"train": [str(place)]}
     if place.is_dir():
-        found = {}
+        found: dict[str, list[str]] = {}
         for split in SPLITS:
             files = [p for p in sorted(place.iterdir()) if p.suffix in BUILDERS and _is_split(p.stem, split)]
             if files:
                 found[split] = [str(p) for p in files]
         if "train" not in found:
-            raise bad("data", "path", path, f"a folder with train.* ({formats}), and validation.* and test.* if you have them")
+            raise bad(
+                "data",
+                "path",
+                path,
+                f"a folder with train.* ({formats}), and validation.* and test.* if you have them",
+            )
         return found
     if place.suffix in BUILDERS or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise bad("data", "path", path, "a file or folder that exists")
@@ -108,7 +118,9 @@ def load_rows(files: dict[str, list[str]] | str) -> Any:
         cause = error.__cause__ or error
         what = f"{files['train'][0]}" if isinstance(files, dict) else files
         if isinstance(cause, UnicodeDecodeError) or "UTF" in str(cause):
-            raise UserError(f"data: {what}, got bytes that are not UTF-8; expected UTF-8 text ({cause})") from None
+            raise UserError(
+                f"data: {what}, got bytes that are not UTF-8; expected UTF-8 text ({cause})"
+            ) from None
         reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         raise bad("data", "path", what, f"a data set that can be loaded ({reason})") from None
 
@@ -133,7 +145,9 @@ def open_tables(
         UserError: a missing column, fewer than two classes, a split without rows.
     """
     loaded = load_rows(files)
-    rows = {split: next((loaded[a] for a in ALIASES[split] if a in loaded), None) for split in SPLITS}
+    rows: dict[str, Any] = {
+        split: next((loaded[a] for a in ALIASES[split] if a in loaded), None) for split in SPLITS
+    }
     if rows["train"] is None:
         raise bad("data", "splits", sorted(loaded), "one named train")
     for column in columns:

@@ -71,9 +71,16 @@ class TextSource(Source):
             if not 0 < share < 1:
                 raise bad("data", what, share, "a number above 0 and below 1")
         if vocabulary_size < 2 or max_tokens < 1:
-            raise bad("data", "vocabulary_size and max_tokens", (vocabulary_size, max_tokens), "2 and 1 or more")
+            raise bad(
+                "data", "vocabulary_size and max_tokens", (vocabulary_size, max_tokens), "2 and 1 or more"
+            )
         if tokenizer != "words" and vocabulary_size != 20000:
-            raise bad("data", "vocabulary_size", vocabulary_size, "no value: it has an effect only on tokenizer 'words'")
+            raise bad(
+                "data",
+                "vocabulary_size",
+                vocabulary_size,
+                "no value: it has an effect only on tokenizer 'words'",
+            )
         self._path, self._name = str(path), Path(path).stem
         self._columns = (text_column, label_column)
         self._tokenizer_name, self._vocabulary_size = tokenizer, vocabulary_size
@@ -101,7 +108,10 @@ class TextSource(Source):
 
     def split(self, name: Split) -> Sequences:
         """The sequences of one split, memory-mapped."""
-        arrays = [np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r") for what in ("tokens", "offsets", "labels")]
+        arrays = [
+            np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r")
+            for what in ("tokens", "offsets", "labels")
+        ]
         return Sequences(arrays[0], np.asarray(arrays[1]), np.asarray(arrays[2]), self._max_tokens)
 
     def _open(self, files: dict[str, list[str]] | str) -> _Encoded:
@@ -129,7 +139,9 @@ class TextSource(Source):
             folder.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
         except OSError as error:
-            raise bad("data", "cache folder", str(folder.parent), f"a folder that can be written ({error.strerror})") from None
+            raise bad(
+                "data", "cache folder", str(folder.parent), f"a folder that can be written ({error.strerror})"
+            ) from None
         try:
             tokenizer = make_tokenizer(self._tokenizer_name, self._vocabulary_size, tables["train"].texts())
             tokenizer.save(str(work / "tokenizer.json"))
@@ -143,10 +155,16 @@ class TextSource(Source):
                 "max_length": self._max_tokens,
             }
             (work / "about.json").write_text(json.dumps(about))
-            if not folder.exists():
+            try:
                 os.replace(work, folder)
+            except OSError:
+                # another process may have been first, with the same content
+                if not (folder / "about.json").is_file():
+                    raise
         except OSError as error:
-            raise UserError(f"data: writing the cache under {folder.parent} failed: {error.strerror or error}") from None
+            raise UserError(
+                f"data: writing the cache under {folder.parent} failed: {error.strerror or error}"
+            ) from None
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -173,7 +191,11 @@ def _write_split(
                 lengths.append(len(ids))
             labels.extend(classes)
     sizes = np.asarray(lengths, dtype=np.int64)
-    tokens = np.lib.format.open_memmap(folder / f"{split}.tokens.npy", "w+", np.int32, (int(sizes.sum()),)) if sizes.sum() else None
+    tokens = (
+        np.lib.format.open_memmap(folder / f"{split}.tokens.npy", "w+", np.int32, (int(sizes.sum()),))
+        if sizes.sum()
+        else None
+    )
     if tokens is None:
         np.save(folder / f"{split}.tokens.npy", np.zeros(0, dtype=np.int32))
     else:

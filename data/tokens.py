@@ -25,7 +25,9 @@ def make_tokenizer(name: str, vocabulary_size: int, texts: Iterable[list[str]]) 
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     # marks such as [mail] stay one token; punctuation stands apart, so that sentence ends can be found
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\[[a-z]+\]|\w+|[^\w\s]"), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\[[a-z]+\]|\w+|[^\w\s]"), behavior="removed", invert=True
+    )
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocabulary_size, min_frequency=2, special_tokens=[UNKNOWN], show_progress=False
     )
@@ -43,7 +45,9 @@ def _load(name: str) -> Tokenizer:
         tokenizer: Tokenizer = loaded.backend_tokenizer
     except Exception as error:  # transformers and tokenizers raise bare Exceptions for what cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise bad("data", "tokenizer", name, f"'words' or a fast tokenizer that transformers can load ({reason})") from None
+        raise bad(
+            "data", "tokenizer", name, f"'words' or a fast tokenizer that transformers can load ({reason})"
+        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -44,12 +44,14 @@ def transformer_token_flops(width: int, ratio: int) -> int:
 
 def attention_flops(width: int, context: Tensor) -> Tensor:
     """FLOPs of one query over `context` keys, itself included: scores and weighted sum."""
-    return 4.0 * width * context
+    return 4.0 * width * context.double()  # whole numbers times a float would be float32, exact to 1.7e7 only
 
 
 def module_flops(module: nn.Module) -> int:
     """FLOPs of one vector through every linear layer of a feed-forward module, once each."""
-    return sum(linear_flops(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear))
+    return sum(
+        linear_flops(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)
+    )
 
 
 @dataclass

@@ -17,12 +17,13 @@ class Choice(NamedTuple):
     """What a batch of actions means.
 
     Shapes: halt (batch,) bool; advance (batch,) tokens passed over unread before reading, 0 or more;
-    mode (batch,) index into the reader's `modes`.
+    mode (batch,) index into the reader's `modes`; sift (batch,) share of running text passed over, 0 to 1.
     """
 
     halt: Tensor
     advance: Tensor
     mode: Tensor
+    sift: Tensor
 
 
 class Decision(ABC):
@@ -38,6 +39,11 @@ class Decision(ABC):
     @abstractmethod
     def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
         """Write what `option` (batch,) means into `choice`; `modes` are the reader's."""
+
+    @property
+    def plain(self) -> int:
+        """The option that reads on in full, or comes nearest to it."""
+        return 0
 
     def check(self, modes: Sequence[str]) -> None:  # noqa: B027 - most decisions fit every reader
         """Raise UserError where a reader of these modes cannot do it."""
@@ -78,6 +84,11 @@ class Jump(Decision):
     def num_options(self) -> int:
         """One for each size."""
         return len(self.sizes)
+
+    @property
+    def plain(self) -> int:
+        """The smallest jump."""
+        return self.sizes.index(min(self.sizes))
 
     def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
         """Option i passes over `sizes[i]` tokens."""
@@ -127,6 +138,11 @@ class Mode(Decision):
         """One for each mode."""
         return len(self.names)
 
+    @property
+    def plain(self) -> int:
+        """Full, or the last."""
+        return self.names.index("full") if "full" in self.names else len(self.names) - 1
+
     def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
         """Option i reads in mode `names[i]`."""
         index = torch.tensor([list(modes).index(n) for n in self.names], device=option.device)
@@ -139,11 +155,44 @@ class Mode(Decision):
                 raise bad("Mode", "name", name, f"one of the reader's modes {', '.join(modes)}", modes)
 
 
+class Sift(Decision):
+    """Of the coming observation read only the telling tokens: those whose salience reaches a level.
+
+    Salience is a look-up for each entry of the vocabulary (a preview that multiplies nothing), scaled so that level
+    0.5 passes over the less telling half of running text. This is skipping token by token (Skip RNN's copy,
+    arXiv 1708.06834), with one decision for a whole chunk.
+
+    Args:
+        levels: share of running text passed over by each option, 0 (nothing) to 1 exclusive, all different.
+    """
+
+    name = "sift"
+
+    def __init__(self, levels: tuple[float, ...] = (0.0, 0.5, 0.75)) -> None:
+        if not levels or len(set(levels)) != len(levels) or not all(0 <= level < 1 for level in levels):
+            raise bad("Sift", "levels", list(levels), "different numbers from 0 to below 1")
+        self.levels = tuple(levels)
+
+    @property
+    def num_options(self) -> int:
+        """One for each level."""
+        return len(self.levels)
+
+    @property
+    def plain(self) -> int:
+        """The lowest level."""
+        return self.levels.index(min(self.levels))
+
+    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+        """Option i passes over tokens below `levels[i]`."""
+        return choice._replace(sift=torch.tensor(self.levels, device=option.device)[option])
+
+
 @dataclass(frozen=True)
 class Scheme:
     """The decisions that an agent takes at each step, in order.
 
-    What no decision settles has a default: never halt, advance by 0, the reader's last mode (full).
+    What no decision settles has a default: never halt, advance by 0, the reader's last mode (full), every token.
     An action is an integer tensor (batch, len(decisions)), as in gymnasium's MultiDiscrete.
 
     >>> Scheme((Halt(), Jump((0, 4)), Mode(("skim", "full")))).num_options
@@ -167,6 +216,11 @@ class Scheme:
         """Where in an action the halting decision stands; None where the scheme has none."""
         return next((i for i, d in enumerate(self.decisions) if isinstance(d, Halt)), None)
 
+    @property
+    def plain_action(self) -> tuple[int, ...]:
+        """The action that reads on in full, or comes nearest to it."""
+        return tuple(d.plain for d in self.decisions)
+
     def check(self, modes: Sequence[str]) -> None:
         """Raise UserError where a reader of these modes cannot follow the scheme."""
         for decision in self.decisions:
@@ -179,6 +233,7 @@ class Scheme:
             torch.zeros(num, dtype=torch.bool, device=device),
             torch.zeros(num, dtype=torch.long, device=device),
             torch.full((num,), len(modes) - 1, device=device),
+            torch.zeros(num, device=device),
         )
         for i, decision in enumerate(self.decisions):
             choice = decision.apply(actions[:, i], choice, modes)

@@ -18,7 +18,7 @@ from torch import Tensor
 from temporal.cost import Meter
 from temporal.decisions import Scheme
 from temporal.errors import bad
-from temporal.readers.base import COPY, Chunk, Reader, State
+from temporal.readers.base import COPY, Chunk, Reader, State, put_rows, sift
 
 
 class Fetches(Protocol):
@@ -177,7 +177,7 @@ class _Rows:
 
     def put(self, rows: Tensor, new: _Rows) -> _Rows:
         """Overwrite some rows."""
-        return self._zip(new, lambda mine, theirs: mine.index_copy(0, rows, theirs))
+        return self._zip(new, lambda mine, theirs: put_rows(mine, rows, theirs))
 
     def _zip(self, other: _Rows, merge: Callable[[Tensor, Tensor], Tensor]) -> _Rows:
         values: dict[str, object] = {}
@@ -188,7 +188,9 @@ class _Rows:
             elif isinstance(mine, tuple):
                 values[name] = tuple(merge(a, b) for a, b in zip(mine, theirs, strict=True))
             else:
-                values[name] = Meter(*(merge(a, b) for a, b in zip(vars(mine).values(), vars(theirs).values(), strict=True)))
+                values[name] = Meter(
+                    *(merge(a, b) for a, b in zip(vars(mine).values(), vars(theirs).values(), strict=True))
+                )
         return _Rows(**values)  # type: ignore[arg-type]
 
 
@@ -258,7 +260,8 @@ class Slots:
         rows = self._rows
         if "probabilities" in self.needs:
             self._answer(torch.arange(self.busy, device=self.device)[~rows.fresh])
-        rows.meter.charge(self.decision_flops * (rows.length > 0))  # where nothing can be read nothing is decided
+        can_read = rows.length > 0  # where nothing can be read nothing is decided
+        rows.meter.charge(self.decision_flops * can_read)
         return Observation(
             summary=self.reader.summary(rows.state),
             probabilities=rows.probabilities if "probabilities" in self.needs else None,
@@ -287,7 +290,12 @@ class Slots:
         counts = torch.minimum(counts, self._affordable(mode)) * going
         stuck = going & (mode != COPY) & (counts == 0)  # the budget does not pay for what was chosen
         going = going & ~stuck
-        chunk = self.source.fetch(rows.sequence, start.clamp(max=rows.length), counts * (mode != COPY), self.chunk)
+        chunk = self.source.fetch(
+            rows.sequence, start.clamp(max=rows.length), counts * (mode != COPY), self.chunk
+        )
+        if bool((choice.sift > 0).any()):
+            keep = (self.reader.salience[chunk.tokens] >= choice.sift[:, None]) & (chunk.tokens > 0)
+            chunk = Chunk(*sift(chunk.tokens, chunk.positions, keep))
         if bool(going.any()):
             self._read(chunk, mode)
         rows.position = torch.where(going, start + torch.where(mode == COPY, passed, counts), rows.position)
@@ -302,7 +310,7 @@ class Slots:
     def _read(self, chunk: Chunk, mode: Tensor) -> None:
         rows = self._rows
         flops = self.reader.read_flops(mode, chunk.counts, rows.meter.tokens)
-        rows.state = self.reader.step(rows.state, chunk, mode)
+        rows.state = self.reader.step(rows.state, chunk.narrow(), mode)
         rows.meter.charge_reading(flops, chunk.counts)
         rows.fresh = rows.fresh & (chunk.counts == 0)
 
@@ -324,9 +332,15 @@ class Slots:
             return
         rows.probabilities = rows.probabilities.index_copy(0, which, fresh)
         rows.meter.flops = rows.meter.flops.index_add(
-            0, which, torch.full((which.numel(),), float(self.reader.predict_flops), dtype=torch.float64, device=self.device)
+            0,
+            which,
+            torch.full(
+                (which.numel(),), float(self.reader.predict_flops), dtype=torch.float64, device=self.device
+            ),
         )
-        rows.streak = rows.streak.index_copy(0, which, (rows.streak[which] + 1) * (guess == rows.guess[which]))
+        rows.streak = rows.streak.index_copy(
+            0, which, (rows.streak[which] + 1) * (guess == rows.guess[which])
+        )
         rows.guess = rows.guess.index_copy(0, which, guess)
         rows.fresh = rows.fresh.index_fill(0, which, True)
 
@@ -338,7 +352,9 @@ class Slots:
             return left.clamp(0, self.chunk).long()
         money = rows.flops_budget - rows.meter.flops - self.reader.predict_flops
         each = self._token_flops(mode)
-        tokens = torch.where(each > 0, (money / each.clamp_min(1e-9)).floor(), torch.full_like(money, math.inf))
+        tokens = torch.where(
+            each > 0, (money / each.clamp_min(1e-9)).floor(), torch.full_like(money, math.inf)
+        )
         return torch.minimum(left, tokens).clamp(0, self.chunk).long()
 
     def _token_flops(self, mode: Tensor) -> Tensor:
@@ -364,7 +380,12 @@ class Slots:
     def _check_budget(self, plan: Plan) -> None:
         least = self.reader.predict_flops
         if len(plan) and float(plan.flops_budget.min()) < least:
-            raise bad("reading", "budget in FLOPs", float(plan.flops_budget.min()), f"{least} or more, the cost of one answer")
+            raise bad(
+                "reading",
+                "budget in FLOPs",
+                float(plan.flops_budget.min()),
+                f"{least} or more, the cost of one answer",
+            )
 
     def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
         rows = self._rows

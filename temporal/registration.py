@@ -1,4 +1,8 @@
-"""Makes `gymnasium.make("temporal/Read-v0")` known; imports nothing heavy, for gymnasium calls it at import."""
+"""Makes `gymnasium.make("temporal/Read-v0", ...)` known; `import temporal.env` does it.
+
+Since 1.0 gymnasium calls no entry points of other packages, so something has to be imported first; gymnasium does that
+itself for `gymnasium.make("temporal.env:temporal/Read-v0", ...)`.
+"""
 
 
 def register_environments() -> None:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 State = tuple[Tensor, ...]
-"""What a reader remembers: tensors whose first axis is the slot."""
+"""What a reader remembers: tensors whose first axis is the slot; the second may grow with reading."""
 
 COPY = 0
 """The mode every reader has first: pass over the observation, state kept."""
@@ -53,6 +54,15 @@ class Chunk(NamedTuple):
         """The chunks of some rows."""
         return Chunk(self.tokens[rows], self.positions[rows], self.counts[rows])
 
+    def narrow(self) -> Chunk:
+        """Without the columns that are padding in every row; at least one column."""
+        width = max(int(self.counts.max()), 1)
+        return (
+            self
+            if width == self.tokens.shape[1]
+            else Chunk(self.tokens[:, :width], self.positions[:, :width], self.counts)
+        )
+
 
 class Reads(NamedTuple):
     """All observations of a batch of sequences, step by step, padded to the longest.
@@ -69,12 +79,28 @@ class Reads(NamedTuple):
         """The observations of one step."""
         return Chunk(self.tokens[:, index], self.positions[:, index], self.counts[:, index])
 
+    def to(self, device: torch.device) -> Reads:
+        """The same on a device."""
+        return Reads(*(part.to(device) for part in self))
+
     def valid(self) -> Bool[Tensor, "batch steps width"]:
         """Which tokens were really read."""
         return torch.arange(self.tokens.shape[-1], device=self.tokens.device) < self.counts[..., None]
 
 
-class Dense(NamedTuple):
+def put_rows(into: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    """Overwrite some slots of one tensor of a state.
+
+    Axis 1 may grow with reading (a transformer's memory), so the shorter of the two is padded with zeros.
+    """
+    if into.shape[1:] != new.shape[1:]:
+        room = max(into.shape[1], new.shape[1])
+        into, new = (F.pad(t, (0, 0) * (t.dim() - 2) + (0, room - t.shape[1])) for t in (into, new))
+    return into.index_copy(0, rows, new)
+
+
+@dataclass(frozen=True)
+class Dense:
     """The tokens that were read, closed up: no gaps, no padding between observations.
 
     `index` (batch, steps, width) says where in the closed-up row each token of `Reads` went.
@@ -89,8 +115,8 @@ class Dense(NamedTuple):
 def close_up(reads: Reads) -> Dense:
     """Gather what was read into dense rows, so that a fused kernel can run over them once.
 
-        reads   [[a b .] [c . .] [d e f]]   counts 2 1 3
-        dense   [a b c d e f]               index  [[0 1 .] [2 . .] [3 4 5]]
+    reads   [[a b .] [c . .] [d e f]]   counts 2 1 3
+    dense   [a b c d e f]               index  [[0 1 .] [2 . .] [3 4 5]]
     """
     valid = reads.valid()
     batch = valid.shape[0]
@@ -106,6 +132,17 @@ def close_up(reads: Reads) -> Dense:
     return Dense(tokens, positions, lengths, index.view_as(valid))
 
 
+def sift(tokens: Tensor, positions: Tensor, keep: Bool[Tensor, "... width"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Move the tokens to keep to the front of each observation; returns tokens, positions and how many are kept.
+
+    [a b c d] keep [0 1 0 1]  ->  [b d . .], 2
+    """
+    order = (~keep).long().argsort(dim=-1, stable=True)
+    counts = keep.sum(-1)
+    real = torch.arange(keep.shape[-1], device=keep.device) < counts[..., None]
+    return tokens.gather(-1, order) * real, positions.gather(-1, order) * real, counts
+
+
 class Reader(nn.Module, ABC):
     """A network that reads a sequence one observation at a time.
 
@@ -116,6 +153,12 @@ class Reader(nn.Module, ABC):
     modes: tuple[str, ...]
     summary_size: int
     task: Task
+    salience: Tensor  # (vocabulary,) of each token: share of running text that tells less, 0 to 1
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self.register_buffer("salience", torch.ones(task.vocabulary_size))
 
     @property
     def capacity(self) -> int | None:

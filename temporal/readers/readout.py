@@ -69,7 +69,7 @@ class ReadOut:
 
     def replay(self, outputs: Float[Tensor, "batch steps width size"], reads: Reads) -> Tensor:
         """Summaries before the first step and after each, from the outputs of every token."""
-        batch, steps, _, size = outputs.shape
+        batch, _, _, size = outputs.shape
         real = reads.valid()[..., None]
         seen = torch.cat([reads.counts.new_zeros(batch, 1), reads.counts.cumsum(1)], 1)[..., None]
         parts = []

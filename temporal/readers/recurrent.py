@@ -48,10 +48,9 @@ class RecurrentReader(Reader):
         token_dropout: float = 0.1,
         summary_dropout: float = 0.3,
     ) -> None:
-        super().__init__()
+        super().__init__(task)
         if not 1 <= skim_size <= hidden_size:
             raise bad("reader", "skim_size", skim_size, f"1 to hidden_size ({hidden_size})")
-        self.task = task
         self.cell = cell
         self.embedding = nn.Embedding(task.vocabulary_size, embedding_size, padding_idx=0)
         nn.init.normal_(self.embedding.weight, std=0.1)
@@ -115,7 +114,9 @@ class RecurrentReader(Reader):
         joined = tuple(torch.cat([s, h[:, size:]], 1) for s, h in zip(small, hidden, strict=True))
         return torch.cat([outputs, kept], -1), joined
 
-    def _run_cell(self, cell: nn.Module, embedded: Tensor, counts: Tensor, hidden: State) -> tuple[Tensor, State]:
+    def _run_cell(
+        self, cell: nn.Module, embedded: Tensor, counts: Tensor, hidden: State
+    ) -> tuple[Tensor, State]:
         start = tuple(h[None].contiguous() for h in hidden)
         argument = start if self.cell == "lstm" else start[0]
         width = embedded.shape[1]
@@ -143,10 +144,9 @@ class RecurrentReader(Reader):
             return self._replay_stepwise(reads)
         reads = reads._replace(counts=reads.counts * (reads.modes > 0))
         dense = close_up(reads)
-        packed = pack_padded_sequence(
-            self._embed(dense.tokens), dense.lengths.clamp_min(1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        outputs, _ = pad_packed_sequence(self.full_cell(packed)[0], batch_first=True)
+        # Not packed: outputs before a row's end do not depend on what follows it, and on a CPU the backward pass
+        # through a packed sequence fills a whole gradient for every step, which is quadratic in length.
+        outputs, _ = self.full_cell(self._embed(dense.tokens))
         batch, steps, width = dense.index.shape
         index = dense.index.reshape(batch, steps * width, 1).expand(-1, -1, outputs.shape[-1])
         return self.readout.replay(outputs.gather(1, index).view(batch, steps, width, -1), reads)

@@ -1,0 +1,254 @@
+"""Traces the curve of a trained agent and of every control, on validation and on test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from temporal.agents.base import Agent
+from temporal.agents.controls import (
+    Confidence,
+    Hindsight,
+    Measure,
+    Prefix,
+    Random,
+    ReadAll,
+    Sifting,
+    Uniform,
+    best_stops,
+)
+from temporal.agents.policy import PolicyAgent
+from temporal.agents.rollout import Trajectories, TrajectoryRecorder
+from temporal.curve import FLOOR_SHARE, FREE, Outcomes, Point, wilson
+from temporal.data.base import Sequences, Split
+from temporal.decisions import Sift
+from temporal.errors import bad
+from temporal.readers.base import Reader
+from temporal.reading import Outcome, Plan, read
+
+POLICY = "policy"
+BUDGETED = "policy_budget"
+
+
+class Evaluation:
+    """Which settings are tried; each kind of rule gets about as many, spread over the whole range of costs.
+
+    Args:
+        num_settings: prices, thresholds, and numbers of tokens tried, 2 or more.
+        prices: range of prices the agent is shown; none takes the range it was trained on.
+        floor: where areas start, as a share of the cost of full reading, above 0 and below 1.
+        limit: sequences of each split read at most; none reads all.
+    """
+
+    def __init__(
+        self,
+        num_settings: int = 16,
+        prices: tuple[float, float] | None = None,
+        floor: float = FLOOR_SHARE,
+        limit: int | None = None,
+    ) -> None:
+        if num_settings < 2 or not 0 < floor < 1 or (limit is not None and limit < 1):
+            raise bad("evaluation", "num_settings, floor, limit", (num_settings, floor, limit), "2, within 0 to 1, 1")
+        self.num_settings, self.prices, self.floor, self.limit = num_settings, prices, floor, limit
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is evaluated, and on what."""
+
+    task_name: str
+    reader: Reader
+    agent: PolicyAgent
+    prices: tuple[float, float]
+    commonest: int  # class, of the train split
+    chunk: int
+    num_slots: int
+    seed: int
+
+
+class Trial(NamedTuple):
+    """One agent at one setting."""
+
+    name: str
+    setting: float | None
+    agent: Agent
+    price: float = 0.0
+    budget: float | None = None
+
+
+class Traced(NamedTuple):
+    """What was found on one split."""
+
+    points: list[Point]
+    outcomes: dict[str, Outcomes]
+
+
+class Recording(NamedTuple):
+    """What one full reading of a split says of every stopping point; (sequences, steps) each, the end included."""
+
+    sureness: dict[Measure, Tensor]
+    correct: Tensor
+    cost: Tensor
+    valid: Tensor
+
+
+def evaluate(
+    evaluation: Evaluation, bench: Bench, validation: Sequences, test: Sequences, progress: Callable[[str, int, int], None]
+) -> dict[Split, Traced]:
+    """Trace everything on both splits; thresholds are placed by what validation shows.
+
+    Args:
+        evaluation: settings.
+        bench: what is evaluated.
+        validation: labelled sequences that choose settings.
+        test: labelled sequences that are reported.
+        progress: called with a name, how many trials are done, and how many there are.
+    """
+    bench.reader.eval()
+    bench.agent.eval()
+    found: dict[Split, Traced] = {}
+    thresholds: dict[Measure, list[float]] | None = None
+    splits: list[tuple[Split, Sequences]] = [("validation", validation), ("test", test)]
+    for split, source in splits:
+        rows = torch.arange(min(len(source), evaluation.limit or len(source)))
+        recording = record_all(bench, source, rows)
+        thresholds = thresholds or _thresholds(recording, evaluation.num_settings)
+        trials = list(make_trials(evaluation, bench, recording, thresholds))
+        found[split] = _trace(bench, split, source, rows, trials, progress)
+    return found
+
+
+def record_all(bench: Bench, source: Sequences, rows: Tensor) -> Recording:
+    """Read some sequences to the end, noting sureness, correctness and cost before every observation."""
+    recorder = TrajectoryRecorder(keep_summary=False)
+    never = Confidence(1.0)
+    never.threshold = 2.0  # no probability reaches it
+    read(source, bench.reader, never, Plan.of(rows), bench.num_slots, bench.chunk, recorder)
+    episodes: Trajectories = recorder.trajectories()
+    assert source.labels is not None and episodes.observation.probabilities is not None
+    num_steps = episodes.valid.sum(1)
+    answers = torch.cat([episodes.observation.probabilities, episodes.answers[:, None]], 1)
+    every = torch.arange(len(rows))
+    answers[every, num_steps] = episodes.answers
+    cost = torch.cat([episodes.observation.flops, episodes.flops[:, None]], 1)
+    cost[every, num_steps] = episodes.flops
+    measures: tuple[Measure, ...] = ("probability", "entropy")
+    return Recording(
+        {m: Confidence.sureness(answers, m) for m in measures},
+        answers.argmax(-1) == source.labels[rows][:, None],
+        cost / bench.reader.full_flops(),
+        torch.arange(answers.shape[1]) <= num_steps[:, None],
+    )
+
+
+def _thresholds(recording: Recording, num: int) -> dict[Measure, list[float]]:
+    """Thresholds at which stopping costs, on this recording, spread evenly over log FLOPs."""
+    found: dict[Measure, list[float]] = {}
+    costs = recording.cost[recording.valid & (recording.cost > 0)]
+    goals = torch.logspace(float(costs.min().log10()), float(recording.cost.amax(1).mean().log10()), num, dtype=costs.dtype)
+    for measure, sureness in recording.sureness.items():
+        values = sureness[recording.valid]
+        grid = torch.quantile(values[torch.linspace(0, len(values) - 1, min(len(values), 100_000)).long()].double(), torch.linspace(0, 1, 200, dtype=torch.double))
+        grid = torch.cat([grid, torch.ones(1).double() - torch.logspace(-2, -6, 40).double()]).unique()
+        means = torch.stack([_mean_cost(recording, sureness, float(t)) for t in grid])
+        nearest = (means[:, None] - goals).abs().argmin(0)
+        found[measure] = [float(t) for t in grid[nearest.unique()]]
+    return found
+
+
+def _mean_cost(recording: Recording, sureness: Tensor, threshold: float) -> Tensor:
+    stop = (sureness >= threshold) & recording.valid
+    stop[:, 0] = False
+    stop[torch.arange(len(stop)), recording.valid.sum(1) - 1] = True
+    return recording.cost.gather(1, stop.long().argmax(1)[:, None]).mean()
+
+
+def make_trials(
+    evaluation: Evaluation, bench: Bench, recording: Recording, thresholds: dict[Measure, list[float]]
+) -> Iterator[Trial]:
+    """Every agent at every setting."""
+    num, chunk, longest = evaluation.num_settings, bench.chunk, bench.reader.task.max_length
+    chunks = np.unique(np.geomspace(1, -(-longest // chunk), num).round().astype(int))
+    tokens = [int(c) * chunk for c in chunks]
+    low, high = evaluation.prices or bench.prices
+    prices = [low] if low == high else np.geomspace(low, high, num).tolist()
+    for price in prices:
+        yield Trial(POLICY, price, bench.agent, price)
+    for k in tokens:
+        yield Trial(BUDGETED, k, bench.agent, prices[0], k)
+    yield Trial("read_all", None, ReadAll())
+    for k in tokens:
+        yield Trial("prefix", k, Prefix(k))
+        yield Trial("uniform", k, Uniform(k, chunk, longest))
+        yield Trial("random", k, Random(k, chunk, longest, bench.seed))
+    for threshold in thresholds["probability"]:
+        yield Trial("confidence", threshold, Confidence(threshold))
+    for threshold in thresholds["entropy"]:
+        yield Trial("entropy", threshold, Confidence(threshold, "entropy"))
+    for sift in (d for d in bench.agent.scheme.decisions if isinstance(d, Sift)):
+        for level in (x for x in sift.levels if x > 0):
+            for threshold in thresholds["probability"]:
+                yield Trial(f"confidence_sift_{level:g}", threshold, Sifting(Confidence(threshold), level))
+    for price in np.geomspace(0.01, 100, num).tolist():
+        stops = best_stops(recording.correct, recording.cost, recording.valid, price)
+        yield Trial("hindsight", price, Hindsight(stops))
+
+
+def _trace(
+    bench: Bench, split: Split, source: Sequences, rows: Tensor, trials: list[Trial], progress: Callable[[str, int, int], None]
+) -> Traced:
+    assert source.labels is not None
+    labels = source.labels[rows]
+    points: list[Point] = []
+    columns: dict[str, list[tuple[float | None, Tensor, Tensor]]] = {}
+    for done, trial in enumerate(trials):
+        plan = Plan.of(rows, trial.price, trial.budget)
+        started = time.perf_counter()
+        outcome = read(source, bench.reader, trial.agent, plan, bench.num_slots, bench.chunk)
+        seconds = time.perf_counter() - started
+        assert outcome is not None
+        correct = outcome.probabilities.argmax(-1).cpu() == labels
+        points.append(_point(bench, split, trial, outcome, correct, seconds))
+        columns.setdefault(trial.name, []).append((trial.setting, correct, outcome.flops.cpu()))
+        progress(f"{split} {trial.name}", done + 1, len(trials))
+    outcomes = {
+        name: Outcomes(
+            tuple(s for s, _, _ in parts),
+            torch.stack([c for _, c, _ in parts]).numpy(),
+            torch.stack([f for _, _, f in parts]).numpy(),
+        )
+        for name, parts in columns.items()
+    }
+    outcomes[FREE] = Outcomes.one((labels == bench.commonest).numpy(), float(bench.reader.predict_flops))
+    return Traced(points, outcomes)
+
+
+def _point(bench: Bench, split: Split, trial: Trial, outcome: Outcome, correct: Tensor, seconds: float) -> Point:
+    num = len(correct)
+    low, high = wilson(int(correct.sum()), num)
+    priced = trial.name in (POLICY, BUDGETED)
+    return Point(
+        task=bench.task_name,
+        split=split,
+        agent=trial.name,
+        seed=bench.seed,
+        price=trial.price if priced else None,
+        budget=trial.budget,
+        setting=None if priced else trial.setting,
+        n=num,
+        accuracy=float(correct.double().mean()),
+        accuracy_low=low,
+        accuracy_high=high,
+        flops_mean=float(outcome.flops.mean()),
+        flops_full=bench.reader.full_flops(),
+        observations_mean=float(outcome.observations.double().mean()),
+        tokens_mean=float(outcome.tokens.double().mean()),
+        seconds_mean=seconds / num,
+        batch=bench.num_slots,
+    )

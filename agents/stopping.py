@@ -1,0 +1,200 @@
+"""Halting as optimal stopping: on recorded readings the worth of having stopped anywhere is known.
+
+Read some sequences to the end once; the reward that halting after each observation would have brought is then
+known, so the best rule can be fitted backwards without a single drawn action. Two ways, both in one network over all
+prices:
+
+- regression (Longstaff and Schwartz 2001, as American options are priced): the halting logit estimates how much more
+  halting now is worth than what the present rule gets by going on;
+- expected: the expected reward of the stochastic rule is summed exactly over all stopping times, sum_t S_t h_t u_t
+  with S_t the chance of having come that far, and its gradient followed (policy gradient without sampling).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from temporal.agents.base import Agent
+from temporal.agents.policy import PolicyAgent
+from temporal.agents.rollout import Trajectories, roll_out
+from temporal.agents.scene import Scene
+from temporal.errors import bad
+from temporal.reading import Observation, Plan
+from temporal.reward import answer_reward
+
+Method = Literal["regression", "expected"]
+
+
+class Recorded(NamedTuple):
+    """Readings that never halted: observations (n, steps, ...), the worth of each answer, and spending.
+
+    `utility` (n, steps + 1) is the task's reward for halting before step t, the last column for the end; `cost`
+    (n, steps + 1) what had been spent by then, in units of full reading; `num_steps` (n,) decisions until the end.
+    """
+
+    observation: Observation
+    utility: Tensor
+    cost: Tensor
+    num_steps: Tensor
+
+    def part(self, rows: Tensor) -> Recorded:
+        """Some readings."""
+        observation = Observation(*(None if c is None else c[rows] for c in self.observation))  # type: ignore[arg-type]
+        return Recorded(observation, self.utility[rows], self.cost[rows], self.num_steps[rows])
+
+
+class NeverHalts(Agent):
+    """Observes and pays as a policy does, but reads to the end; each episode keeps the other decisions drawn for it.
+
+    Args:
+        policy: whose observations are recorded.
+        options: (episodes, decisions) actions, halting ignored.
+    """
+
+    def __init__(self, policy: PolicyAgent, options: Tensor) -> None:
+        self._policy, self._options = policy, options.clone()
+        self.scheme, self.needs = policy.scheme, policy.needs
+        if policy.scheme.halt_index is not None:
+            self._options[:, policy.scheme.halt_index] = 0
+
+    @property
+    def decision_flops(self) -> float:
+        """What the policy's decisions cost."""
+        return self._policy.decision_flops
+
+    def act(self, observation: Observation) -> Tensor:
+        """What was drawn for the episode."""
+        return self._options[observation.episode]
+
+
+class StoppingFit:
+    """How halting is fitted on recorded readings.
+
+    Args:
+        updates: of the agent; 0 leaves this phase out.
+        batch_size: readings of one update.
+        sequences: readings recorded at most; bounds memory.
+        learning_rate: of AdamW, at its peak.
+        weight_decay: of AdamW.
+        method: expected (exact expectation over stopping times) or regression (Longstaff-Schwartz).
+        variety: share of readings recorded with random other decisions (sifting, skimming, jumping), 0 to 1.
+    """
+
+    def __init__(
+        self,
+        updates: int = 800,
+        batch_size: int = 256,
+        sequences: int = 4000,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        method: Method = "expected",
+        variety: float = 0.5,
+    ) -> None:
+        if updates < 0 or batch_size < 1 or sequences < 1 or learning_rate <= 0 or not 0 <= variety <= 1:
+            raise bad(
+                "stopping",
+                "updates, batch_size, sequences, learning_rate, variety",
+                (updates, batch_size, sequences, learning_rate, variety),
+                "0, 1, 1 or more, above 0, 0 to 1",
+            )
+        self.updates, self.batch_size, self.sequences = updates, batch_size, sequences
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.method, self.variety = method, variety
+
+    def record(self, scene: Scene, generator: torch.Generator) -> Recorded:
+        """Read the agent's sequences to the end, no more than `sequences` of them."""
+        rows = scene.agent_rows
+        rows = rows[torch.randperm(len(rows), generator=generator)[: self.sequences]]
+        sizes = scene.agent.scheme.num_options
+        options = torch.stack([torch.randint(0, n, (len(rows),), generator=generator) for n in sizes], 1)
+        plain = torch.tensor(scene.agent.scheme.plain_action)
+        varied = torch.rand(len(rows), 1, generator=generator) < self.variety
+        options = torch.where(varied, options, plain)
+        scene.reader.eval()
+        agent = NeverHalts(scene.agent, options)
+        episodes = roll_out(scene.source, scene.reader, agent, Plan.of(rows), scene.num_slots, scene.chunk)
+        return record(episodes, scene.labels(episodes.sequence), scene.task_reward, scene.reader.full_flops())
+
+    def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor) -> Tensor:
+        """See `stopping_loss`."""
+        return stopping_loss(agent, recorded, price, tokens, self.method)
+
+
+def record(trajectories: Trajectories, labels: Tensor, task_reward: str, full_flops: float) -> Recorded:
+    """What halting at each step of some full readings would have brought; `labels` are those of the episodes."""
+    observation = trajectories.observation
+    assert observation.probabilities is not None
+    num_steps = trajectories.valid.sum(1)
+    answers = torch.cat([observation.probabilities, trajectories.answers[:, None]], 1)
+    rows = torch.arange(len(num_steps))
+    answers[rows, num_steps] = trajectories.answers
+    utility = answer_reward(answers, labels[:, None].expand(answers.shape[:2]), task_reward)
+    cost = torch.cat([observation.flops, trajectories.flops[:, None]], 1)
+    cost[rows, num_steps] = trajectories.flops
+    return Recorded(observation, utility, cost / full_flops, num_steps)
+
+
+def horizon(recorded: Recorded, tokens: Tensor) -> Tensor:
+    """Steps (n,) until the end or, if it comes first, until `tokens` tokens are read."""
+    within = recorded.observation.tokens.double() < tokens[:, None]
+    within &= torch.arange(within.shape[1]) < recorded.num_steps[:, None]
+    return within.sum(1)
+
+
+def stopping_loss(
+    agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor, method: Method
+) -> Tensor:
+    """What is minimised so that the halting head becomes the best rule for each price.
+
+    Args:
+        agent: with a halting decision.
+        recorded: full readings.
+        price: (n,) one for each reading.
+        tokens: (n,) budget of each reading, infinite for none.
+        method: regression or expected.
+    """
+    steps = horizon(recorded, tokens)
+    observation = recorded.observation._replace(
+        price=price[:, None].expand_as(recorded.observation.price),
+        tokens_left=tokens[:, None] - recorded.observation.tokens,
+    )
+    assert agent.scheme.halt_index is not None
+    logits = agent.judge(observation).logits[agent.scheme.halt_index]
+    score = (logits[..., 1] - logits[..., 0]).double()
+    worth = recorded.utility - price[:, None] * recorded.cost
+    going = torch.arange(score.shape[1]) < steps[:, None]
+    final = worth.gather(1, steps[:, None])[:, 0]
+    if method == "expected":
+        return -expected_worth(score, worth[:, :-1], final, going).mean()
+    realised = realised_worth(score.detach() > 0, worth[:, :-1], final, going)
+    target = (worth[:, :-1] - realised).clamp(-1, 1)
+    return (F.mse_loss(torch.tanh(score), target, reduction="none") * going).sum() / going.sum()
+
+
+def expected_worth(score: Tensor, worth: Tensor, final: Tensor, going: Tensor) -> Tensor:
+    """Exact expected worth (n,) of halting with chance sigmoid(score) at each step.
+
+    Args:
+        score: (n, steps) halting logits.
+        worth: (n, steps) of halting there.
+        final: (n,) of reaching the end.
+        going: (n, steps) false beyond the end.
+    """
+    stay = F.logsigmoid(-score) * going
+    come = stay.cumsum(1)  # log of the chance of passing each step
+    reach = (come - stay).exp()
+    halted = (reach * torch.sigmoid(score) * worth * going).sum(1)
+    return halted + come[:, -1].exp() * final
+
+
+def realised_worth(stops: Tensor, worth: Tensor, final: Tensor, going: Tensor) -> Tensor:
+    """What going on at each step (n, steps) really brings under a deterministic rule, backwards in time."""
+    value, found = final, []
+    for t in range(stops.shape[1] - 1, -1, -1):
+        found.append(value)
+        value = torch.where(going[:, t] & stops[:, t], worth[:, t], value)
+    return torch.stack(found[::-1], 1)

@@ -1,0 +1,193 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from temporal import runs
+from temporal.agents.train import train
+from temporal.display import bar, training_bar
+from temporal.errors import bad
+from temporal.experiment import Experiment, dump, find_config, instantiate, parse
+from temporal.report import draw, evaluate_run, report
+from temporal.scoring import score_inputs
+
+
+def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Train, or go on with a training; prints the run folder."""
+    config = find_config(options.config)
+    seed = [] if options.seed is None else ["--seed", str(options.seed)]
+    parsed = parse(["--config", str(config), *overrides, *seed])
+    if options.print_config:
+        print(dump(parsed), end="")
+        return
+    folder = Path(options.out) if options.out else runs.default_folder(config, parsed.seed)
+    if options.resume and (folder / "about.json").is_file() and runs.read_about(folder)["finished"]:
+        print(folder)
+        return
+    experiment = instantiate(parsed)
+    runs.start(folder, experiment, parsed, options.resume)
+    reader, agent = experiment.build()
+    if options.reader_from:
+        runs.copy_reader(runs.load(Path(options.reader_from)), reader)
+    scene = experiment.training.scene(
+        experiment.data.split("train"), reader, agent, experiment.chunk, experiment.num_slots, experiment.seed
+    )
+    with training_bar() as progress, MetricsLog(folder, options.tensorboard) as log:
+        train(
+            experiment.training, scene, folder / "state", experiment.seed,
+            bool(options.reader_from), progress, log,
+        )  # fmt: skip
+    assert scene.source.labels is not None
+    commonest = int(torch.bincount(scene.source.labels).argmax())
+    runs.finish(folder, reader, agent, {"commonest": commonest})
+    print(folder)
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl, and to TensorBoard's event files on request; on resuming drops what is redone."""
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self._path, self._folder, self._tensorboard = folder / "metrics.jsonl", folder, tensorboard
+        self._first = True
+
+    def __enter__(self) -> MetricsLog:
+        self._writer: Any = None
+        if self._tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise bad("train", "--tensorboard", True, "the extra: pip install temporal-reading[tensorboard]") from None
+            self._writer = SummaryWriter(str(self._folder / "tensorboard"))
+        return self
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        if self._first:
+            self._drop_from(record["phase"], record["update"])
+            self._file = self._path.open("a", encoding="utf-8")
+            self._first = False
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in record.items():
+                if name not in ("phase", "update"):
+                    self._writer.add_scalar(f"{record['phase']}/{name}", value, record["update"])
+
+    def _drop_from(self, phase: str, update: int) -> None:
+        """Keep the records before the update that comes next; a killed process may have logged beyond its checkpoint."""
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # cut off while being written
+            if (record["phase"], record["update"]) == (phase, update):
+                break
+            kept.append(line + "\n")
+        runs.write_text(self._path, "".join(kept))
+
+    def __exit__(self, *_: object) -> None:
+        if not self._first:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Trace every run and print the comparison."""
+    folders = [Path(r) for r in options.runs]
+    for folder in folders:
+        if options.again or not (folder / "outcomes.npz").is_file():
+            with bar(f"evaluating {folder.name}") as progress:
+                evaluate_run(runs.load(folder, options.trust), progress)
+    report(folders, Console())
+
+
+def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Draw evaluated runs; prints the file."""
+    draw([Path(r) for r in options.runs], Path(options.out), options.title, options.agents)
+    print(options.out)
+
+
+def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Score texts; prints the file."""
+    for what, value in (("--tokens", options.tokens), ("--flops", options.flops), ("--price", options.price)):
+        if value is not None and not (value >= (0 if what == "--price" else 1) and value != float("inf")):
+            raise bad("score", what, value, "a finite number from 0 up" if what == "--price" else "a finite number from 1 up")
+    run = runs.load(Path(options.run), options.trust)
+    with bar("scoring", "texts") as progress:
+        summary = score_inputs(
+            run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
+            options.price, options.text_column, progress,
+        )  # fmt: skip
+    print(summary)
+
+
+def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Print what everything costs."""
+    experiment: Experiment = instantiate(parse(["--config", str(find_config(options.config)), *overrides]))
+    reader, agent = experiment.build()
+    full = reader.full_flops()
+    table = Table("what", "FLOPs", "share of a full reading", title=f"{experiment.data.name}: prices in FLOPs (1 MAC = 2)")
+
+    def row(what: str, flops: float) -> None:
+        table.add_row(what, f"{flops:,.0f}", f"{flops / full:.4%}")
+
+    one, none = torch.ones(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    for index, mode in enumerate(reader.modes):
+        row(f"read one token: {mode}", float(reader.read_flops(torch.tensor([index]), one, none)))
+    row("answer (class probabilities)", reader.predict_flops)
+    row("decide (agent, previews included)", agent.decision_flops)
+    table.add_section()
+    row(f"one observation of {experiment.chunk} tokens, answer and decision included",
+        float(reader.read_flops(torch.tensor([len(reader.modes) - 1]), experiment.chunk * one, none))
+        + reader.predict_flops + agent.decision_flops)  # fmt: skip
+    row(f"full reading of the average sequence ({reader.task.mean_length:.1f} tokens) = 1 unit of price", full)
+    Console().print(table)
+
+
+def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Print shipped configurations and the classes that a YAML can name."""
+    from temporal.agents.base import Agent
+    from temporal.agents.reinforce import Learner
+    from temporal.configs import __path__ as folders
+    from temporal.data.base import Source
+    from temporal.decisions import Decision
+    from temporal.readers.base import Reader
+
+    console = Console()
+    table = Table("configuration", "what it is")
+    for path in sorted(p for folder in folders for p in Path(folder).glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        table.add_row(path.stem, first.lstrip("# ") if first.startswith("#") else "")
+    console.print(table)
+    table = Table("kind", "class", "what it does")
+    for kind in (Source, Reader, Decision, Agent, Learner):
+        for found in sorted(_concrete(kind), key=lambda c: c.__name__):
+            doc = (found.__doc__ or "").strip().splitlines()[0]
+            table.add_row(kind.__name__.lower(), f"{found.__module__}.{found.__name__}", doc)
+    console.print(table)
+
+
+def _concrete(kind: type) -> list[type]:
+    found = [c for sub in kind.__subclasses__() for c in [sub, *_concrete(sub)]]
+    return [c for c in found if not getattr(c, "__abstractmethods__", None) and c.__module__.startswith("temporal.")]
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "plot": run_plot,
+    "score": run_score,
+    "cost": run_cost,
+    "list": run_list,
+}

@@ -1,0 +1,143 @@
+"""Evaluated runs as a table and as a picture: every curve beside the rules it must beat, intervals over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from temporal.agents.evaluate import POLICY, Bench, evaluate
+from temporal.curve import (
+    FREE,
+    AgentRun,
+    Point,
+    Saved,
+    band,
+    compare,
+    estimate_area,
+    load_outcomes,
+    read_points,
+    save_outcomes,
+    write_points,
+)
+from temporal.display import Advance
+from temporal.errors import UserError, bad
+from temporal.plot import Kind, Series, plot_curves
+from temporal.runs import Run, read_about
+
+SHARES = (0.05, 0.10, 0.15, 0.25)
+ORACLE = "hindsight"
+
+
+def evaluate_run(run: Run, progress: Advance) -> None:
+    """Trace one run and write points.jsonl and outcomes.npz into its folder."""
+    experiment = run.experiment()
+    bench = Bench(
+        experiment.data.name,
+        run.reader,
+        run.agent,
+        experiment.training.prices,
+        int(run.about["commonest"]),
+        run.chunk,
+        run.num_slots,
+        experiment.seed,
+    )
+    if experiment.data.task != run.task:
+        raise bad("evaluate", "data", experiment.data.name, f"the data that {run.folder} was trained on, unchanged")
+    found = evaluate(
+        experiment.evaluation, bench, experiment.data.split("validation"), experiment.data.split("test"), progress
+    )
+    try:
+        write_points(run.folder / "points.jsonl", [p for traced in found.values() for p in traced.points])
+        save_outcomes(run.folder / "outcomes.npz", {split: traced.outcomes for split, traced in found.items()})
+    except OSError as error:
+        raise UserError(f"evaluate: writing into {run.folder} failed: {error.strerror or error}") from None
+
+
+class Evaluated:
+    """Several seeds of one configuration, evaluated.
+
+    Args:
+        folders: run folders that `temporal evaluate` has been through.
+    """
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.saved: list[Saved] = []
+        self.points: list[Point] = []
+        for folder in folders:
+            read_about(folder)
+            if not (folder / "outcomes.npz").is_file():
+                raise bad("plot", "run", str(folder), f"an evaluated run; `temporal evaluate {folder}` comes first")
+            self.saved.append(load_outcomes(folder / "outcomes.npz"))
+            self.points.extend(p for p in read_points(folder / "points.jsonl") if p.split == "test")
+        tasks = sorted({p.task for p in self.points})
+        if len(tasks) != 1:
+            raise bad("plot", "tasks of the runs", tasks, "one; draw each task by itself")
+        self.task = tasks[0]
+        self.flops_full = float(np.mean([p.flops_full for p in self.points]))
+        everyone = [p for p in self.points if p.agent == "read_all"]
+        self.full_accuracy = float(np.mean([p.accuracy for p in everyone]))
+        self.full_flops_read = float(np.mean([p.flops_mean for p in everyone]))
+        self.names = [n for n in self.saved[0]["test"] if n not in (FREE, "read_all")]
+
+    def runs(self, name: str) -> list[AgentRun]:
+        """One agent in all seeds."""
+        return [AgentRun.of(saved, name) for saved in self.saved]
+
+
+def report(folders: list[Path], console: Console, floor: float = 0.02) -> None:
+    """Print areas, differences and accuracies at a few shares of full reading."""
+    found = Evaluated(folders)
+    low, full = floor * found.flops_full, found.flops_full
+    seeds = sorted({p.seed for p in found.points})
+    title = (
+        f"{found.task}: {len(folders)} run(s), seeds {', '.join(map(str, seeds))}, {found.points[0].n} test sequences; "
+        f"read-all {found.full_accuracy:.2%} at {found.full_flops_read:.3g} FLOPs"
+    )
+    table = Table("agent", "area %", f"{POLICY} - agent [95 %]", *(f"at {s:.0%}" for s in SHARES), title=title)
+    for name in found.names:
+        runs = found.runs(name)
+        area = estimate_area(runs, low, full)
+        difference = "" if name == POLICY else _difference(found, name, low, full)
+        at = np.mean([r.curve.accuracy_at(np.array(SHARES) * full) for r in runs], 0)
+        cells = [f"{100 * area.value:.2f} [{100 * area.low:.2f}, {100 * area.high:.2f}]", difference]
+        table.add_row(name, *cells, *(f"{a:.2%}" for a in at))
+    console.print(table)
+    console.print(
+        f"area: mean accuracy over log FLOPs from {floor:.0%} to 100 % of a full reading; settings chosen on validation, "
+        "values from test; intervals by bootstrap over seeds and sequences, paired."
+    )
+
+
+def _difference(found: Evaluated, name: str, low: float, full: float) -> str:
+    gap = compare(found.runs(POLICY), found.runs(name), low, full)
+    return f"{100 * gap.difference:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
+
+
+def draw(folders: list[Path], out: Path, title: str | None, agents: list[str] | None) -> None:
+    """Draw the curves of evaluated runs into a png or svg.
+
+    Raises:
+        UserError: runs that were not evaluated or are of different tasks, an unknown agent, another suffix.
+    """
+    found = Evaluated(folders)
+    names = [n for n in found.names if n not in ("entropy", "policy_budget")] if agents is None else agents
+    for name in names:
+        if name not in found.names:
+            raise bad("plot", "--agents", name, f"some of {', '.join(found.names)}", found.names)
+    series = []
+    for name in names:
+        runs = found.runs(name)
+        last = max(float(r.curve.flops[-1]) for r in runs)
+        grid = np.geomspace(0.01 * found.flops_full, max(last, 0.02 * found.flops_full), 120)
+        drawn = band(runs, grid)
+        kind: Kind = "agent" if name == POLICY else "oracle" if name == ORACLE else "control"
+        series.append(Series(name, drawn.flops, drawn.accuracy, drawn.low, drawn.high, kind))
+    num = len(folders)
+    title = title or f"{found.task}: accuracy against FLOPs, {num} seed{'s' if num > 1 else ''}"
+    try:
+        plot_curves(series, out, title, found.full_flops_read, found.full_accuracy)
+    except OSError as error:
+        raise bad("plot", "--out", str(out), f"a file that can be written ({error.strerror})") from None
