@@ -73,7 +73,7 @@ class Confidence(Agent):
         if measure == "probability":
             return probabilities.amax(-1)
         entropy: Tensor = torch.special.entr(probabilities).sum(-1)
-        return 1 - entropy / math.log(probabilities.shape[-1])
+        return (1 - entropy / math.log(probabilities.shape[-1])).clamp(0, 1)  # rounding may leave the range
 
 
 class Uniform(Agent):
@@ -162,21 +162,20 @@ class Sifting(Agent):
 
 
 class Hindsight(Agent):
-    """The oracle: stops each episode where, knowing the truth, stopping was best.
+    """The oracle: stops each episode where, knowing the truth, stopping was best; it needs no answer but the last.
 
     Args:
         stop_after: observations after which each episode stops, from `best_stops`.
     """
 
     scheme = READ_ON
-    needs = frozenset({"probabilities"})
 
     def __init__(self, stop_after: Tensor) -> None:
         self.stop_after = stop_after
 
     def act(self, observation: Observation) -> Tensor:
         """Halt at the point looked up."""
-        return _halt(observation.observations >= self.stop_after[observation.episode])
+        return _halt(observation.observations >= self.stop_after.to(observation.episode.device)[observation.episode])
 
 
 def best_stops(correct: Tensor, cost: Tensor, valid: Tensor, price: float) -> Tensor:

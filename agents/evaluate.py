@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Evaluation:
     ) -> None:
         if num_settings < 2 or not 0 < floor < 1 or (limit is not None and limit < 1):
             raise bad("evaluation", "num_settings, floor, limit", (num_settings, floor, limit), "2, within 0 to 1, 1")
+        if prices is not None and not 0 < prices[0] <= prices[1] < math.inf:
+            raise bad("evaluation", "prices", list(prices), "two finite numbers above 0, the lower first")
         self.num_settings, self.prices, self.floor, self.limit = num_settings, prices, floor, limit
 
 
@@ -132,12 +135,12 @@ def record_all(bench: Bench, source: Sequences, rows: Tensor) -> Recording:
     read(source, bench.reader, never, Plan.of(rows), bench.num_slots, bench.chunk, recorder)
     episodes: Trajectories = recorder.trajectories()
     assert source.labels is not None and episodes.observation.probabilities is not None
-    num_steps = episodes.valid.sum(1)
-    answers = torch.cat([episodes.observation.probabilities, episodes.answers[:, None]], 1)
+    num_steps = episodes.valid.sum(1).cpu()
+    answers = torch.cat([episodes.observation.probabilities, episodes.answers[:, None]], 1).cpu()
     every = torch.arange(len(rows))
-    answers[every, num_steps] = episodes.answers
-    cost = torch.cat([episodes.observation.flops, episodes.flops[:, None]], 1)
-    cost[every, num_steps] = episodes.flops
+    answers[every, num_steps] = episodes.answers.cpu()
+    cost = torch.cat([episodes.observation.flops, episodes.flops[:, None]], 1).cpu()
+    cost[every, num_steps] = episodes.flops.cpu()
     measures: tuple[Measure, ...] = ("probability", "entropy")
     return Recording(
         {m: Confidence.sureness(answers, m) for m in measures},
@@ -150,7 +153,8 @@ def record_all(bench: Bench, source: Sequences, rows: Tensor) -> Recording:
 def _thresholds(recording: Recording, num: int) -> dict[Measure, list[float]]:
     """Thresholds at which stopping costs, on this recording, spread evenly over log FLOPs."""
     found: dict[Measure, list[float]] = {}
-    costs = recording.cost[recording.valid & (recording.cost > 0)]
+    # From the second column on: the rule reads one observation at least.
+    costs = recording.cost[:, 1:][recording.valid[:, 1:]]
     goals = torch.logspace(float(costs.min().log10()), float(recording.cost.amax(1).mean().log10()), num, dtype=costs.dtype)
     for measure, sureness in recording.sureness.items():
         values = sureness[recording.valid]
@@ -195,8 +199,10 @@ def make_trials(
         for level in (x for x in sift.levels if x > 0):
             for threshold in thresholds["probability"]:
                 yield Trial(f"confidence_sift_{level:g}", threshold, Sifting(Confidence(threshold), level))
+    # An oracle needs one answer, where the recording paid for one at every step.
+    answers = torch.arange(recording.cost.shape[1]) * (bench.reader.predict_flops / bench.reader.full_flops())
     for price in np.geomspace(0.01, 100, num).tolist():
-        stops = best_stops(recording.correct, recording.cost, recording.valid, price)
+        stops = best_stops(recording.correct, recording.cost - answers, recording.valid, price)
         yield Trial("hindsight", price, Hindsight(stops))
 
 

@@ -195,8 +195,10 @@ class PolicyPhase(Phase):
             "flops_mean": float(episodes.flops.mean()),
             "tokens_mean": float(episodes.tokens.double().mean()),
         }
+        # The best policy for a price is the same at any scale, and unscaled the highest prices drown all others.
+        scaled = (reward / (1 + price)[:, None]).float()
         scene.agent.train()
-        for loss in self.learner.losses(scene.agent, episodes, reward.float(), generator):
+        for loss in self.learner.losses(scene.agent, episodes, scaled, generator):
             if self._stopping is not None:
                 loss = loss + self._stopping_weight * next(self._stopping.losses(update, generator))[0]
             if self._reader_rate > 0:

@@ -32,7 +32,7 @@ class PolicyAgent(Agent, nn.Module):
     Args:
         task: what the data set says (filled in by the program).
         reader: the reader that it drives (filled in by the program).
-        scheme: decisions taken at each step, such as Halt, Jump, Mode.
+        scheme: decisions taken at each step, such as Halt, Jump, Mode; Halt alone when left out.
         hidden_size: units of each of the two hidden layers.
         summary_size: units that the reader's read-out is squeezed into; 0 leaves it out.
         peek_size: width of the agent's own embedding of the next chunk's tokens (a preview); 0 leaves it out.
@@ -45,7 +45,7 @@ class PolicyAgent(Agent, nn.Module):
         self,
         task: Task,
         reader: Reader,
-        scheme: tuple[Decision, ...] = (Halt(),),
+        scheme: tuple[Decision, ...] | None = None,
         hidden_size: int = 64,
         summary_size: int = 16,
         peek_size: int = 0,
@@ -63,7 +63,8 @@ class PolicyAgent(Agent, nn.Module):
             )
         if hidden_size < 1 or summary_size < 0 or peek_size < 0:
             raise bad("PolicyAgent", "sizes", (hidden_size, summary_size, peek_size), "1, 0, 0 or more")
-        self.scheme = Scheme(tuple(scheme))
+        # made here: as a default value an object could not be written into a run's config.yaml
+        self.scheme = Scheme((Halt(),) if scheme is None else tuple(scheme))
         self.scheme.check(reader.modes)
         self.needs = frozenset({"probabilities"} | ({"peek"} if peek_size else set()))
         self.lowest_price, self.highest_price = lowest_price, highest_price

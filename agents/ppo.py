@@ -50,7 +50,7 @@ class PPO(Learner):
             advantage = advantages(reward, judgement.value.to(reward.dtype), episodes.valid, self.decay)
             target = advantage + judgement.value
             spread = advantage[episodes.valid]
-            advantage = (advantage - spread.mean()) / (spread.std() + 1e-6)
+            advantage = (advantage - spread.mean()) / (spread.std(correction=0) + 1e-6)  # of one step the spread is 0
         for _ in range(self.passes):
             order = torch.randperm(len(reward), generator=generator)
             for rows in order.chunk(self.parts):

@@ -50,7 +50,7 @@ class Reinforce(Learner):
         baseline: learned (the value head), group (other episodes of the same sequence), none.
         group_size: episodes of each sequence; 2 or more for the group baseline.
         entropy_weight: bonus for entropy of the decisions, 0 or more.
-        value_weight: of the value head's squared error, 0 or more.
+        value_weight: of the value head's squared error, 0 or more; of the learned baseline only.
     """
 
     def __init__(
@@ -72,9 +72,10 @@ class Reinforce(Learner):
         judgement = agent.judge(episodes.observation)
         returns = to_go(reward)
         advantage = returns - self._baseline(returns, judgement)
-        yield policy_loss(agent, judgement, episodes, advantage, self.entropy_weight) + self.value_weight * mean_over(
-            (judgement.value - returns) ** 2, episodes.valid
-        )
+        loss = policy_loss(agent, judgement, episodes, advantage, self.entropy_weight)
+        if self.baseline == "learned":  # a value that nothing uses would only disturb the layers it shares
+            loss = loss + self.value_weight * mean_over((judgement.value - returns) ** 2, episodes.valid)
+        yield loss
 
     def _baseline(self, returns: Tensor, judgement: Judgement) -> Tensor:
         if self.baseline == "learned":

@@ -68,7 +68,7 @@ class NeverHalts(Agent):
 
     def act(self, observation: Observation) -> Tensor:
         """What was drawn for the episode."""
-        return self._options[observation.episode]
+        return self._options.to(observation.episode.device)[observation.episode]
 
 
 class StoppingFit:
@@ -130,7 +130,7 @@ def record(trajectories: Trajectories, labels: Tensor, task_reward: str, full_fl
     assert observation.probabilities is not None
     num_steps = trajectories.valid.sum(1)
     answers = torch.cat([observation.probabilities, trajectories.answers[:, None]], 1)
-    rows = torch.arange(len(num_steps))
+    rows = torch.arange(len(num_steps), device=num_steps.device)
     answers[rows, num_steps] = trajectories.answers
     utility = answer_reward(answers, labels[:, None].expand(answers.shape[:2]), task_reward)
     cost = torch.cat([observation.flops, trajectories.flops[:, None]], 1)
@@ -141,7 +141,7 @@ def record(trajectories: Trajectories, labels: Tensor, task_reward: str, full_fl
 def horizon(recorded: Recorded, tokens: Tensor) -> Tensor:
     """Steps (n,) until the end or, if it comes first, until `tokens` tokens are read."""
     within = recorded.observation.tokens.double() < tokens[:, None]
-    within &= torch.arange(within.shape[1]) < recorded.num_steps[:, None]
+    within &= torch.arange(within.shape[1], device=within.device) < recorded.num_steps[:, None]
     return within.sum(1)
 
 
@@ -165,8 +165,9 @@ def stopping_loss(
     assert agent.scheme.halt_index is not None
     logits = agent.judge(observation).logits[agent.scheme.halt_index]
     score = (logits[..., 1] - logits[..., 0]).double()
-    worth = recorded.utility - price[:, None] * recorded.cost
-    going = torch.arange(score.shape[1]) < steps[:, None]
+    # The best rule for a price is the same at any scale, and unscaled the highest prices drown all others.
+    worth = (recorded.utility - price[:, None] * recorded.cost) / (1 + price)[:, None]
+    going = torch.arange(score.shape[1], device=score.device) < steps[:, None]
     final = worth.gather(1, steps[:, None])[:, 0]
     if method == "expected":
         return -expected_worth(score, worth[:, :-1], final, going).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -74,8 +75,8 @@ class Training:
         save_seconds: float = 20.0,
     ) -> None:
         check_task_reward(task_reward)
-        if not 0 < prices[0] <= prices[1]:
-            raise bad("training", "prices", list(prices), "two numbers above 0, the lower first")
+        if not 0 < prices[0] <= prices[1] < math.inf:
+            raise bad("training", "prices", list(prices), "two finite numbers above 0, the lower first")
         if not 0 <= held_out < 1 or not 0 <= token_budget_share <= 1:
             raise bad("training", "held_out and token_budget_share", (held_out, token_budget_share), "0 to 1")
         if updates < 0 or episodes < 1 or learning_rate <= 0 or reader_learning_rate < 0:
@@ -84,6 +85,13 @@ class Training:
                 "updates, episodes, learning_rate, reader_learning_rate",
                 (updates, episodes, learning_rate, reader_learning_rate),
                 "0, 1, above 0, 0 or more",
+            )
+        if stopping_weight > 0 and reader_learning_rate > 0:
+            raise bad(
+                "training",
+                "stopping_weight and reader_learning_rate",
+                (stopping_weight, reader_learning_rate),
+                "one of them 0: recorded readings age while the reader learns",
             )
         self.warmup, self.stopping = warmup or Warmup(), stopping or StoppingFit()
         self.learner, self.updates, self.episodes = learner or Reinforce(), updates, episodes

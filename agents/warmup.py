@@ -42,6 +42,7 @@ class Warmup:
     ) -> None:
         for what, share in (
             ("gap_share", gap_share),
+            ("sift_share", sift_share),
             ("skim_share", skim_share),
             ("last_weight", last_weight),
         ):
@@ -74,7 +75,7 @@ class Warmup:
         if self.sift_share:
             sifted = torch.rand(len(rows), 1, 1, generator=generator) < self.sift_share
             level = torch.rand(len(rows), 1, 1, generator=generator) * sifted
-            keep = (reader.salience[reads.tokens] >= level) & (reads.tokens > 0)
+            keep = (reader.salience.to(reads.tokens.device)[reads.tokens] >= level) & (reads.tokens > 0)
             reads = Reads(*sift(reads.tokens, reads.positions, keep), reads.modes)
         shape = reads.counts.shape
         rate = torch.rand(shape[0], 1, generator=generator)

@@ -49,14 +49,13 @@ class Sequences:
 
     def fetch(self, sequences: Tensor, starts: Tensor, counts: Tensor, width: int) -> Chunk:
         """Up to `width` tokens of each sequence from `starts` on, of which `counts` are real (padding is 0)."""
-        places = starts[:, None] + torch.arange(width, device=starts.device)
-        real = torch.arange(width, device=starts.device) < counts[:, None]
-        first = self._starts[sequences.cpu().numpy()][:, None]
-        index = np.where(real.cpu().numpy(), first + places.cpu().numpy(), 0)
-        if self._flat.shape[0] == 0:
-            return Chunk(torch.zeros_like(places), places * real, counts)
-        tokens = torch.from_numpy(self._flat[index].astype(np.int64)).to(starts.device)
-        return Chunk(tokens * real, places * real, counts)
+        # In numpy throughout: the tokens lie there, and on arrays this small its calls cost less than torch's.
+        columns = np.arange(width)
+        real = columns < counts.numpy(force=True)[:, None]
+        places = (starts.numpy(force=True)[:, None] + columns) * real
+        index = (self._starts[sequences.numpy(force=True)][:, None] + places) * real
+        tokens = self._flat[index].astype(np.int64) * real if len(self._flat) else np.zeros_like(places)
+        return Chunk(torch.from_numpy(tokens).to(starts.device), torch.from_numpy(places).to(starts.device), counts)
 
 
 class Source(ABC):

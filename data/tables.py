@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from temporal.data.base import SPLITS
 from temporal.errors import UserError, bad
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
 ALIASES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",), "train": ("train",)}
+SHARES = {"validation": 0.1, "test": 0.2}
 BATCH = 512
 
 
@@ -23,14 +30,22 @@ class Table:
         classes: class names in the order of label indices.
         skip_bad: leave out rows without text or label instead of raising.
         where: named in errors.
+        numbers: (rows,) where each stands in the file that it was taken from; None where these are all of it.
     """
 
     def __init__(
-        self, rows: Any, columns: tuple[str, str], classes: list[str], skip_bad: bool, where: str
+        self,
+        rows: Any,
+        columns: tuple[str, str],
+        classes: list[str],
+        skip_bad: bool,
+        where: str,
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
-        self._rows, self._columns, self._skip_bad, self._where = rows, columns, skip_bad, where
+        self._rows = rows.select_columns(list(dict.fromkeys(columns)))
+        self._columns, self._skip_bad, self._where, self._numbers = columns, skip_bad, where, numbers
         self.classes = classes
-        self._index = {name: i for i, name in enumerate(classes)}
+        self._index: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
         feature = rows.features[columns[1]]
         self._names: list[str] | None = getattr(feature, "names", None)
 
@@ -41,26 +56,47 @@ class Table:
 
     def batches(self) -> Iterator[tuple[list[str], list[int]]]:
         """Batches of texts and class indices; raises UserError at a bad row, which it names."""
+        num_kept = 0
         for start in range(0, len(self._rows), BATCH):
-            batch = self._rows[start : start + BATCH]
             kept: list[tuple[str, int]] = []
-            for i, (text, label) in enumerate(zip(*(batch[c] for c in self._columns), strict=True)):
+            for i, (text, label) in enumerate(self._read(start), start):
                 problem = self._problem(text, label)
                 if problem is None:
                     kept.append((text, self._index[self._class(label)]))
                 elif not self._skip_bad:
-                    raise UserError(
-                        f"{self._where} row {start + i}: {problem}; mend it or set data.skip_bad to true"
-                    )
+                    row = i if self._numbers is None else self._numbers[i]
+                    raise UserError(f"{self._where} row {row}: {problem}; mend it or set data.skip_bad to true")
+            num_kept += len(kept)
             yield [t for t, _ in kept], [c for _, c in kept]
+        if num_kept == 0:
+            raise UserError(f"{self._where}, got no row with text and label; expected one or more")
 
-    def _class(self, label: Any) -> str:
-        return self._names[label] if self._names is not None and isinstance(label, int) else str(label)
+    def _read(self, start: int) -> Iterator[tuple[Any, Any]]:
+        stop = min(start + BATCH, len(self._rows))
+        try:
+            batch = self._rows[start:stop]
+        except UnicodeDecodeError:  # one by one, to find the row
+            for i in range(start, stop):
+                try:
+                    row = self._rows[i]
+                except UnicodeDecodeError:
+                    row = dict.fromkeys(self._columns, b"")
+                yield row[self._columns[0]], row[self._columns[1]]
+            return
+        yield from zip(*(batch[c] for c in self._columns), strict=True)
+
+    def _class(self, label: Any) -> str | None:
+        """The name of a class; None for a number that a ClassLabel has no name for, such as -1 of unlabelled rows."""
+        if self._names is None or not isinstance(label, int):
+            return str(label)
+        return self._names[label] if 0 <= label < len(self._names) else None
 
     def _problem(self, text: Any, label: Any) -> str | None:
+        if isinstance(text, bytes):
+            return f"{self._columns[0]}, got bytes that are not UTF-8; expected UTF-8 text"
         if not isinstance(text, str) or not text.strip():
             return f"{self._columns[0]}, got {text!r:.40}; expected a text that is not empty"
-        if label is None or label == "":
+        if label is None or label == "" or self._class(label) is None:
             return f"{self._columns[1]}, got no label; expected one of {', '.join(self.classes[:8])}"
         if self._class(label) not in self._index:
             known = ", ".join(self.classes[:8])
@@ -72,29 +108,25 @@ def find_tables(path: str) -> dict[str, list[str]] | str:
     """Files of each split for a local path (one file counts as train); the name itself for the hub.
 
     Raises:
-        UserError: a local path that is missing, of another format, or without a train file.
+        UserError: a local path that is missing, of another format, of several formats, or without a train file.
     """
-    place = Path(path)
+    place = Path(path).expanduser()
     formats = ", ".join(BUILDERS)
     if place.is_file():
-        if place.suffix not in BUILDERS:
+        if place.suffix.lower() not in BUILDERS:
             raise bad("data", "format of path", place.name, f"a file ending in {formats}")
         return {"train": [str(place)]}
     if place.is_dir():
-        found: dict[str, list[str]] = {}
-        for split in SPLITS:
-            files = [p for p in sorted(place.iterdir()) if p.suffix in BUILDERS and _is_split(p.stem, split)]
-            if files:
-                found[split] = [str(p) for p in files]
-        if "train" not in found:
-            raise bad(
-                "data",
-                "path",
-                path,
-                f"a folder with train.* ({formats}), and validation.* and test.* if you have them",
-            )
-        return found
-    if place.suffix in BUILDERS or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        tables = [p for p in sorted(place.iterdir()) if p.suffix.lower() in BUILDERS]
+        found = {split: [str(p) for p in tables if _is_split(p.stem, split)] for split in SPLITS}
+        if not found["train"]:
+            expected = f"a folder with train.* ({formats}), and validation.* and test.* if you have them"
+            raise bad("data", "path", path, expected)
+        endings = sorted({Path(p).suffix.lower() for paths in found.values() for p in paths})
+        if len({BUILDERS[ending] for ending in endings}) > 1:
+            raise bad("data", f"formats in {path}", ", ".join(endings), "one for all splits")
+        return {split: paths for split, paths in found.items() if paths}
+    if place.suffix.lower() in BUILDERS or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise bad("data", "path", path, "a file or folder that exists")
     return path
 
@@ -103,32 +135,74 @@ def _is_split(stem: str, split: str) -> bool:
     return any(stem == name or stem.startswith((name + "-", name + "_")) for name in ALIASES[split])
 
 
-def load_rows(files: dict[str, list[str]] | str) -> Any:
-    """A datasets.DatasetDict from local files or the hub; its own cache is memory-mapped."""
+def load_rows(files: dict[str, list[str]] | str, columns: tuple[str, str]) -> Any:
+    """A datasets.Dataset of each split, from local files or the hub; its own cache is memory-mapped."""
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    if isinstance(files, dict):  # one by one, for what they have besides text and label may differ
+        return {split: _load(paths, columns) for split, paths in files.items()}
     try:
-        if isinstance(files, str):
-            return datasets.load_dataset(files)
-        suffix = Path(files["train"][0]).suffix
-        return datasets.load_dataset(BUILDERS[suffix], data_files=files)
+        return datasets.load_dataset(files)
+    except Exception as error:
+        raise _cannot_load(files, error) from None
+
+
+def _load(paths: list[str], columns: tuple[str, str]) -> Any:
+    import datasets
+
+    builder = BUILDERS[Path(paths[0]).suffix.lower()]
+    settings: dict[str, Any] = {}
+    if builder == "csv":
+        for path in paths:
+            _check_columns(f"data: {path}", columns, _header(path))
+        # as they stand in the file: pandas takes "NA" and "None" for nothing, and columns of numbers for numbers
+        only = list(dict.fromkeys(columns))
+        settings = {"usecols": only, "converters": dict.fromkeys(only, str), "keep_default_na": False}
+    try:
+        return datasets.load_dataset(builder, data_files={"train": paths}, split="train", **settings)
     except Exception as error:  # the library wraps what went wrong in many types
-        cause = error.__cause__ or error
-        what = f"{files['train'][0]}" if isinstance(files, dict) else files
-        if isinstance(cause, UnicodeDecodeError) or "UTF" in str(cause):
-            raise UserError(
-                f"data: {what}, got bytes that are not UTF-8; expected UTF-8 text ({cause})"
-            ) from None
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        raise bad("data", "path", what, f"a data set that can be loaded ({reason})") from None
+        if builder != "parquet":
+            for path in paths:
+                _check_utf8(Path(path))
+        raise _cannot_load(", ".join(paths), error) from None
+
+
+def _cannot_load(what: str, error: Exception) -> UserError:
+    cause = error.__cause__ or error
+    told = " ".join(str(cause).split()) or type(cause).__name__
+    return bad("data", "path", what, f"a data set that can be loaded ({told[:200]})")
+
+
+def _header(path: str) -> list[str]:
+    with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _check_columns(where: str, columns: tuple[str, str], known: list[str]) -> None:
+    for column in columns:
+        if column not in known:
+            raise bad(where, "column", column, f"one of {', '.join(known)}", known)
+
+
+def _check_utf8(path: Path) -> None:
+    """Raise UserError where a file of text holds other bytes."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with path.open("rb") as file:
+        for each in file:
+            try:
+                decoder.decode(each)
+            except UnicodeDecodeError:
+                got = "bytes that are not UTF-8"
+                raise UserError(f"data: {path} line {line}, got {got}; expected UTF-8 text") from None
+            line += 1
 
 
 def open_tables(
     files: dict[str, list[str]] | str,
     columns: tuple[str, str],
-    shares: tuple[float, float],
+    shares: dict[str, float],
     seed: int,
     skip_bad: bool,
 ) -> dict[str, Table]:
@@ -142,39 +216,59 @@ def open_tables(
         skip_bad: see Table.
 
     Raises:
-        UserError: a missing column, fewer than two classes, a split without rows.
+        UserError: a missing column, fewer than two classes, a split without rows, a share of what is not missing.
     """
-    loaded = load_rows(files)
+    loaded = load_rows(files, columns)
     rows: dict[str, Any] = {
         split: next((loaded[a] for a in ALIASES[split] if a in loaded), None) for split in SPLITS
     }
     if rows["train"] is None:
         raise bad("data", "splits", sorted(loaded), "one named train")
-    for column in columns:
-        known = rows["train"].column_names
-        if column not in known:
-            raise bad("data", "column", column, f"one of {', '.join(known)}", known)
-    for split, share in (("test", shares[1]), ("validation", shares[0])):
-        if rows[split] is None:
-            parts = rows["train"].train_test_split(test_size=share, seed=seed)
-            rows["train"], rows[split] = parts["train"], parts["test"]
-    classes = _classes(rows["train"], columns[1])
+    for split, share in shares.items():
+        if rows[split] is not None and share != SHARES[split]:
+            raise bad("data", f"{split}_share", share, f"no value: there is a {split} split")
+    paths = files if isinstance(files, dict) else {}
+    # the file, where it is one, says more than the split
+    where = {s: f"data: {paths[s][0]}" if len(paths.get(s, ())) == 1 else f"data: {s}" for s in SPLITS}
     for split in SPLITS:
-        if len(rows[split]) == 0:
-            raise bad("data", f"{split} split", "no row", "one or more")
-        missing = [c for c in columns if c not in rows[split].column_names]
-        if missing:
-            raise bad(f"data {split}", "column", missing[0], f"one of {', '.join(rows[split].column_names)}")
-    return {s: Table(rows[s], columns, classes, skip_bad, f"data {s}") for s in SPLITS}
+        if rows[split] is not None:
+            _check_columns(where[split], columns, rows[split].column_names)
+        elif len(paths.get("train", ())) == 1:
+            where[split] = where["train"]
+    classes = _classes(rows["train"], columns[1])
+    numbers = _set_aside(rows, shares, seed)
+    return {s: Table(rows[s], columns, classes, skip_bad, where[s], numbers.get(s)) for s in SPLITS}
+
+
+def _set_aside(rows: dict[str, Any], shares: dict[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Take missing splits out of train, in place; returns which of its rows each split holds."""
+    import datasets
+
+    numbers: dict[str, NDArray[np.int64]] = {}
+    for split in ("test", "validation"):
+        if rows[split] is not None:
+            continue
+        before = numbers.get("train", np.arange(len(rows["train"])))
+        table = datasets.Dataset.from_dict({"row": before}).with_format("numpy")
+        try:
+            parts = table.train_test_split(test_size=shares[split], seed=seed)
+        except ValueError:
+            raise bad("data", "rows of train", len(before), f"enough to set a {split} split aside") from None
+        numbers |= {"train": parts["train"][:]["row"], split: parts["test"][:]["row"]}
+    whole = rows["train"]
+    for split, chosen in numbers.items():
+        rows[split] = whole.select(chosen)
+    return numbers
 
 
 def _classes(rows: Any, column: str) -> list[str]:
     """Names of a ClassLabel in its order, else the labels of train, sorted (as numbers where they are)."""
     names = getattr(rows.features[column], "names", None)
-    if names is not None:
+    if names is None:
+        names = {str(label) for label in rows.unique(column) if label is not None and label != ""}
+    if len(names) < 2:
+        raise bad("data", f"classes in column {column}", sorted(names), "two or more")
+    if not isinstance(names, set):
         return list(names)
-    labels = {label for label in rows.unique(column) if label is not None and label != ""}
-    if len(labels) < 2:
-        raise bad("data", f"classes in column {column}", sorted(map(str, labels)), "two or more")
-    numbers = all(isinstance(label, int) for label in labels)
-    return [str(label) for label in (sorted(labels) if numbers else sorted(map(str, labels)))]
+    numbers = all(re.fullmatch(r"-?\d+", name) for name in names)
+    return sorted(names, key=int) if numbers else sorted(names)

@@ -6,20 +6,22 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from array import array
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from temporal.data.base import SPLITS, Sequences, Source, Split
-from temporal.data.tables import Table, find_tables, open_tables
-from temporal.data.tokens import encode, make_tokenizer
-from temporal.errors import UserError, bad
+from temporal.data.tables import SHARES, Table, find_tables, open_tables
+from temporal.data.tokens import count_ids, encode, make_tokenizer
+from temporal.errors import bad, reason
 from temporal.readers.base import Task
 
+PARTS = ("tokens", "offsets", "labels")
 FORMAT = 1  # of the encoded cache; a change makes old ones be encoded anew
 SAMPLES = Path(__file__).resolve().parent / "samples"
 
@@ -62,8 +64,8 @@ class TextSource(Source):
         tokenizer: str = "words",
         vocabulary_size: int = 20000,
         max_tokens: int = 1000,
-        validation_share: float = 0.1,
-        test_share: float = 0.2,
+        validation_share: float = SHARES["validation"],
+        test_share: float = SHARES["test"],
         skip_bad: bool = False,
         seed: int = 0,
     ) -> None:
@@ -81,16 +83,17 @@ class TextSource(Source):
                 vocabulary_size,
                 "no value: it has an effect only on tokenizer 'words'",
             )
-        self._path, self._name = str(path), Path(path).stem
+        self._name = Path(path).resolve().stem
         self._columns = (text_column, label_column)
         self._tokenizer_name, self._vocabulary_size = tokenizer, vocabulary_size
         self._max_tokens, self._skip_bad = max_tokens, skip_bad
         self._shares, self._seed = (validation_share, test_share), seed
-        files = find_tables(str(SAMPLES / path) if (SAMPLES / path).is_dir() else str(path))
+        shipped = {p.name for p in SAMPLES.iterdir() if p.is_dir()}
+        files = find_tables(str(SAMPLES / path) if path in shipped else path)
         self._encoded = self._open(files)
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(self._encoded.folder / "tokenizer.json"))
         self._task = Task(
-            self.tokenizer.get_vocab_size() + 1,
+            count_ids(self.tokenizer),
             self._encoded.classes,
             self._encoded.mean_length,
             self._encoded.max_length,
@@ -110,16 +113,13 @@ class TextSource(Source):
         """The sequences of one split, memory-mapped."""
         arrays = [
             np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r")
-            for what in ("tokens", "offsets", "labels")
+            for what in PARTS
         ]
         return Sequences(arrays[0], np.asarray(arrays[1]), np.asarray(arrays[2]), self._max_tokens)
 
     def _open(self, files: dict[str, list[str]] | str) -> _Encoded:
         folder = cache_folder() / f"{self._name}-{self._key(files)}"
-        if not (folder / "about.json").is_file():
-            self._encode(files, folder)
-        about = json.loads((folder / "about.json").read_text())
-        return _Encoded(folder, tuple(about["classes"]), about["mean_length"], about["max_length"])
+        return _read_cache(folder) or self._encode(files, folder)
 
     def _key(self, files: dict[str, list[str]] | str) -> str:
         """Changes with the content of the files and with every setting that changes the encoding."""
@@ -127,46 +127,60 @@ class TextSource(Source):
         if isinstance(files, dict):
             content = {split: [_digest(Path(p)) for p in paths] for split, paths in files.items()}
         tokenizer = self._tokenizer_name
-        if Path(tokenizer).exists():
+        if tokenizer != "words" and Path(tokenizer).exists():
             tokenizer = _digest(Path(tokenizer))
         settings = [self._columns, tokenizer, self._vocabulary_size, self._max_tokens]
         return _short_hash([FORMAT, content, settings, self._skip_bad, self._shares, self._seed])
 
-    def _encode(self, files: dict[str, list[str]] | str, folder: Path) -> None:
+    def _encode(self, files: dict[str, list[str]] | str, folder: Path) -> _Encoded:
         """Encode into a temporary folder beside `folder` and move it there whole, so that it is never half made."""
-        tables = open_tables(files, self._columns, self._shares, self._seed, self._skip_bad)
+        shares = dict(zip(SHARES, self._shares, strict=True))
+        tables = open_tables(files, self._columns, shares, self._seed, self._skip_bad)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
         except OSError as error:
-            raise bad(
-                "data", "cache folder", str(folder.parent), f"a folder that can be written ({error.strerror})"
-            ) from None
+            expected = f"a folder that can be written ({reason(error)}); TEMPORAL_CACHE names another"
+            raise bad("data", "cache folder", str(folder.parent), expected) from None
         try:
             tokenizer = make_tokenizer(self._tokenizer_name, self._vocabulary_size, tables["train"].texts())
             tokenizer.save(str(work / "tokenizer.json"))
-            lengths: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(0, dtype=np.int64)
+            mean_length = 0.0
             for split in SPLITS:
-                made = _write_split(work, split, tables[split], tokenizer, self._max_tokens)
-                lengths = made if split == "train" else lengths
-            about = {
-                "classes": tables["train"].classes,
-                "mean_length": float(lengths.mean()),
-                "max_length": self._max_tokens,
-            }
+                sizes = _write_split(work, split, tables[split], tokenizer, self._max_tokens)
+                mean_length = float(sizes.mean()) if split == "train" else mean_length
+            about = {"classes": tables["train"].classes, "mean_length": mean_length, "max_length": self._max_tokens}
             (work / "about.json").write_text(json.dumps(about))
-            try:
-                os.replace(work, folder)
-            except OSError:
-                # another process may have been first, with the same content
-                if not (folder / "about.json").is_file():
-                    raise
+            return _move(work, folder)
         except OSError as error:
-            raise UserError(
-                f"data: writing the cache under {folder.parent} failed: {error.strerror or error}"
-            ) from None
+            raise bad("data", "cache folder", str(folder.parent), f"room to write in ({reason(error)})") from None
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _read_cache(folder: Path) -> _Encoded | None:
+    """What a folder of the cache holds; None where it is not there, or damaged."""
+    files = ["tokenizer.json", *(f"{s}.{what}.npy" for s in SPLITS for what in PARTS)]
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        if all((folder / name).is_file() for name in files):
+            return _Encoded(folder, tuple(about["classes"]), about["mean_length"], about["max_length"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _move(work: Path, folder: Path) -> _Encoded:
+    """Put a finished folder in its place, unless another process was first with the same content."""
+    try:
+        os.replace(work, folder)
+    except OSError:
+        if _read_cache(folder) is None:  # left over and damaged
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(work, folder)
+    found = _read_cache(folder)
+    assert found is not None
+    return found
 
 
 def cache_folder() -> Path:
@@ -176,44 +190,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TEMPORAL_CACHE") or user_cache_dir("temporal", appauthor=False)) / "text"
 
 
-def _write_split(
-    folder: Path, split: str, table: Table, tokenizer: Tokenizer, max_tokens: int
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Append batch after batch to a raw file, then give it a header; memory holds one batch and the offsets."""
-    lengths: list[int] = []
-    labels: list[int] = []
+def _write_split(folder: Path, split: str, table: Table, tokenizer: Tokenizer, max_tokens: int) -> NDArray[np.int64]:
+    """Append batch after batch to a raw file, then give it a header; memory holds one batch, offsets and labels."""
+    lengths, labels = array("q"), array("q")
     raw = folder / f"{split}.raw"
     with raw.open("wb") as out:
         for texts, classes in table.batches():
             for ids in encode(tokenizer, texts):
                 ids = ids[:max_tokens]
-                out.write(ids.astype(np.int32).tobytes())
+                out.write(ids.astype("<i4").tobytes())
                 lengths.append(len(ids))
             labels.extend(classes)
     sizes = np.asarray(lengths, dtype=np.int64)
-    tokens = (
-        np.lib.format.open_memmap(folder / f"{split}.tokens.npy", "w+", np.int32, (int(sizes.sum()),))
-        if sizes.sum()
-        else None
-    )
-    if tokens is None:
-        np.save(folder / f"{split}.tokens.npy", np.zeros(0, dtype=np.int32))
-    else:
-        for start, part in _pieces(raw):
-            tokens[start : start + len(part)] = part
-        tokens.flush()
+    with raw.open("rb") as file, (folder / f"{split}.tokens.npy").open("wb") as out:
+        header = {"descr": "<i4", "fortran_order": False, "shape": (int(sizes.sum()),)}
+        np.lib.format.write_array_header_1_0(out, header)
+        shutil.copyfileobj(file, out)
     raw.unlink()
     np.save(folder / f"{split}.offsets.npy", np.concatenate([[0], sizes.cumsum()]).astype(np.int64))
     np.save(folder / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
     return sizes
-
-
-def _pieces(raw: Path, size: int = 1 << 20) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.int32]]]]:
-    start = 0
-    with raw.open("rb") as file:
-        while piece := file.read(4 * size):
-            yield start, np.frombuffer(piece, dtype=np.int32)
-            start += len(piece) // 4
 
 
 def _digest(path: Path) -> str:

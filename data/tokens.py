@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Encoding, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from temporal.errors import bad
 
 UNKNOWN = "[UNK]"
+BATCH_LETTERS = 1 << 20  # encoded at once; an encoding takes a hundred times the room of its text
 
 
 def make_tokenizer(name: str, vocabulary_size: int, texts: Iterable[list[str]]) -> Tokenizer:
@@ -38,11 +39,11 @@ def make_tokenizer(name: str, vocabulary_size: int, texts: Iterable[list[str]]) 
 def _load(name: str) -> Tokenizer:
     try:
         if Path(name).is_file():
-            return Tokenizer.from_file(name)
-        from transformers import AutoTokenizer
+            tokenizer = Tokenizer.from_file(name)
+        else:
+            from transformers import AutoTokenizer
 
-        loaded = AutoTokenizer.from_pretrained(name, use_fast=True)
-        tokenizer: Tokenizer = loaded.backend_tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer
     except Exception as error:  # transformers and tokenizers raise bare Exceptions for what cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise bad(
@@ -53,7 +54,30 @@ def _load(name: str) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Token ids of each text, one more than the tokenizer's (0 is padding); empty where a text has no token."""
-    encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [np.asarray(e.ids, dtype=np.int64) + 1 for e in encoded]
+def count_ids(tokenizer: Tokenizer) -> int:
+    """How many ids a reader must know: the tokenizer's, which may leave gaps, and padding."""
+    return max(tokenizer.get_vocab().values()) + 2
+
+
+def token_ids(encoding: Encoding) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Ids of an encoded text, one more than the tokenizer's (0 is padding)."""
+    return np.asarray(encoding.ids, dtype=np.int64) + 1
+
+
+def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Token ids of one text after the other, empty where it has no token; memory is bounded for the longest texts."""
+    for part in _parts(texts):
+        yield from map(token_ids, tokenizer.encode_batch(part, add_special_tokens=False))
+
+
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    letters = 0
+    for text in texts:
+        part.append(text)
+        letters += len(text)
+        if letters >= BATCH_LETTERS:
+            yield part
+            part, letters = [], 0
+    if part:
+        yield part

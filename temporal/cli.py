@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from temporal.errors import UserError
+from temporal.errors import UserError, bad, reason
 
 EPILOG = "`temporal COMMAND --help` says more. Mistakes are told in one line (exit 2); --debug shows where they arose."
 
 
+SECTIONS = ("config", "data", "reader", "agent", "training", "evaluation", "chunk", "num_slots", "device")
+"""Settings of an experiment, which train and cost take besides their own options."""
+
+NUMBERS = {"int": "a whole number", "float": "a number"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as all others are told; takes no abbreviations, for settings may look like them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        self.set_defaults(parser=self)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError in place of argparse's message."""
+        where = self.prog.removeprefix("temporal").strip() or "command"
+        options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+        if found := re.fullmatch(r"argument (\S+?)(?:/\S+)?: invalid (int|float) value: '(.*)'", message):
+            raise bad(where, found[1], found[3], NUMBERS[found[2]])
+        if found := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
+            raise bad(where, "name", found[1], f"one of {', '.join(COMMANDS)}", COMMANDS)
+        if found := re.match(r"argument (\S+): expected (.*?) arguments?$", message):
+            raise UserError(f"{where}: {found[1]}, got nothing; expected {found[2]}")
+        if found := re.match(r"argument (\S+): not allowed with argument (\S+)", message):
+            raise UserError(f"{where}: {found[1]}, got {found[2]} as well; expected one of them")
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            raise UserError(f"{where}: {found[1]}, got nothing; expected a value, see `{self.prog} --help`")
+        if found := re.match(r"unrecognized arguments: (\S+)", message):
+            raise bad(where, "option", found[1], f"one of {', '.join(options)}", options)
+        raise UserError(f"{where}: {message}")
+
+
+COMMANDS = ("train", "evaluate", "plot", "score", "cost", "list")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The commands and their options; torch is not needed for it, so that --help is instant."""
-    parser = argparse.ArgumentParser(prog="temporal", description="Agents that read sparingly.", epilog=EPILOG)
+    parser = Parser(prog="temporal", description="Agents that read sparingly.", epilog=EPILOG)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -60,31 +99,54 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def split_overrides(given: list[str]) -> tuple[list[str], list[str]]:
+    """Take settings such as `--agent.hidden_size 32` out; argparse would take their values for its own.
+
+    >>> split_overrides(["train", "--chunk", "4", "mails", "--agent.scheme=[Halt]", "--seed", "1"])
+    (['train', 'mails', '--seed', '1'], ['--chunk', '4', '--agent.scheme=[Halt]'])
+    """
+    kept: list[str] = []
+    overrides: list[str] = []
+    rest = iter(given)
+    for each in rest:
+        name, equals, _ = each.removeprefix("--").partition("=")
+        if each.startswith("--") and ("." in name or name in SECTIONS):
+            overrides += [each] if equals else [each, *itertools.islice(rest, 1)]
+        else:
+            kept.append(each)
+    return kept, overrides
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    parser = make_parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options, overrides = parser.parse_known_args(given)
-    if overrides and options.command not in ("train", "cost"):
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    debug, command = "--debug" in given, "temporal"
     try:
+        given, overrides = split_overrides([g for g in given if g != "--debug"])
+        options, unknown = make_parser().parse_known_args(given)
+        command = options.command
+        if command not in ("train", "cost") and (unknown or overrides):
+            options.parser.error(f"unrecognized arguments: {(overrides + unknown)[0]}")
         from temporal import commands
 
-        commands.COMMANDS[options.command](options, overrides)
+        commands.COMMANDS[command](options, overrides + unknown)
+        sys.stdout.flush()
     except UserError as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"temporal: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), debug)
     except KeyboardInterrupt:
         print("temporal: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return 0
+        # else the interpreter complains when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if options.debug:
-            traceback.print_exc()
-        where = f" {error.filename}" if error.filename else ""
-        print(f"temporal: {error.strerror or error}{where}; what was finished is kept", file=sys.stderr)
-        return 2
+        where = f"{command}: {error.filename or 'files'}"
+        return _fail(f"{where}, got {reason(error)}; expected to read and write; what was finished is kept", debug)
     return 0
+
+
+def _fail(message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"temporal: {message}", file=sys.stderr)
+    return 2

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from temporal import runs
 from temporal.agents.train import train
-from temporal.display import bar, training_bar
-from temporal.errors import bad
-from temporal.experiment import Experiment, dump, find_config, instantiate, parse
+from temporal.display import bar, results, training_bar
+from temporal.errors import UserError, bad
+from temporal.experiment import (
+    KINDS,
+    Experiment,
+    check_effects,
+    concrete,
+    dump,
+    find_config,
+    instantiate,
+    parse,
+)
 from temporal.report import draw, evaluate_run, report
 from temporal.scoring import score_inputs
 
@@ -30,18 +40,20 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         print(dump(parsed), end="")
         return
     folder = Path(options.out) if options.out else runs.default_folder(config, parsed.seed)
-    if options.resume and (folder / "about.json").is_file() and runs.read_about(folder)["finished"]:
+    if runs.check_folder(folder, parsed, options.resume, options.reader_from):
         print(folder)
         return
+    # Everything that can be wrong with the configuration comes up before the folder is made.
     experiment = instantiate(parsed)
-    runs.start(folder, experiment, parsed, options.resume)
     reader, agent = experiment.build()
+    check_effects(experiment, reader, agent)
     if options.reader_from:
         runs.copy_reader(runs.load(Path(options.reader_from)), reader)
     scene = experiment.training.scene(
         experiment.data.split("train"), reader, agent, experiment.chunk, experiment.num_slots, experiment.seed
     )
     with training_bar() as progress, MetricsLog(folder, options.tensorboard) as log:
+        runs.start(folder, experiment, parsed, options.reader_from)
         train(
             experiment.training, scene, folder / "state", experiment.seed,
             bool(options.reader_from), progress, log,
@@ -61,12 +73,14 @@ class MetricsLog:
 
     def __enter__(self) -> MetricsLog:
         self._writer: Any = None
+        self._make_writer: Callable[[str], Any] | None = None
         if self._tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise bad("train", "--tensorboard", True, "the extra: pip install temporal-reading[tensorboard]") from None
-            self._writer = SummaryWriter(str(self._folder / "tensorboard"))
+                expected = "the extra: pip install temporal-reading[tensorboard]"
+                raise UserError(f"train: --tensorboard, got no tensorboard to import; expected {expected}") from None
+            self._make_writer = SummaryWriter
         return self
 
     def __call__(self, record: dict[str, Any]) -> None:
@@ -75,6 +89,8 @@ class MetricsLog:
             self._drop_from(record["phase"], record["update"])
             self._file = self._path.open("a", encoding="utf-8")
             self._first = False
+            if self._make_writer is not None:
+                self._writer = self._make_writer(str(self._folder / "tensorboard"))
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._writer is not None:
@@ -83,7 +99,7 @@ class MetricsLog:
                     self._writer.add_scalar(f"{record['phase']}/{name}", value, record["update"])
 
     def _drop_from(self, phase: str, update: int) -> None:
-        """Keep the records before the update that comes next; a killed process may have logged beyond its checkpoint."""
+        """Keep the records before the update that comes next: a killed process may have logged more than it saved."""
         kept = []
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
             try:
@@ -109,7 +125,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
         if options.again or not (folder / "outcomes.npz").is_file():
             with bar(f"evaluating {folder.name}") as progress:
                 evaluate_run(runs.load(folder, options.trust), progress)
-    report(folders, Console())
+    report(folders, results())
 
 
 def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -120,9 +136,10 @@ def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
     """Score texts; prints the file."""
-    for what, value in (("--tokens", options.tokens), ("--flops", options.flops), ("--price", options.price)):
-        if value is not None and not (value >= (0 if what == "--price" else 1) and value != float("inf")):
-            raise bad("score", what, value, "a finite number from 0 up" if what == "--price" else "a finite number from 1 up")
+    for what, least in (("--tokens", 1), ("--flops", 1), ("--price", 0)):
+        value = getattr(options, what.removeprefix("--"))
+        if value is not None and not least <= value < math.inf:
+            raise bad("score", what, value, f"a finite number from {least} up")
     run = runs.load(Path(options.run), options.trust)
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
@@ -137,7 +154,8 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
     experiment: Experiment = instantiate(parse(["--config", str(find_config(options.config)), *overrides]))
     reader, agent = experiment.build()
     full = reader.full_flops()
-    table = Table("what", "FLOPs", "share of a full reading", title=f"{experiment.data.name}: prices in FLOPs (1 MAC = 2)")
+    title = f"{experiment.data.name}: prices in FLOPs (1 MAC = 2)"
+    table = Table("what", "FLOPs", "share of a full reading", title=title)
 
     def row(what: str, flops: float) -> None:
         table.add_row(what, f"{flops:,.0f}", f"{flops / full:.4%}")
@@ -152,35 +170,25 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
         float(reader.read_flops(torch.tensor([len(reader.modes) - 1]), experiment.chunk * one, none))
         + reader.predict_flops + agent.decision_flops)  # fmt: skip
     row(f"full reading of the average sequence ({reader.task.mean_length:.1f} tokens) = 1 unit of price", full)
-    Console().print(table)
+    results().print(table)
 
 
 def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
     """Print shipped configurations and the classes that a YAML can name."""
-    from temporal.agents.base import Agent
-    from temporal.agents.reinforce import Learner
     from temporal.configs import __path__ as folders
-    from temporal.data.base import Source
-    from temporal.decisions import Decision
-    from temporal.readers.base import Reader
 
-    console = Console()
+    console = results()
     table = Table("configuration", "what it is")
     for path in sorted(p for folder in folders for p in Path(folder).glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[0]
         table.add_row(path.stem, first.lstrip("# ") if first.startswith("#") else "")
     console.print(table)
     table = Table("kind", "class", "what it does")
-    for kind in (Source, Reader, Decision, Agent, Learner):
-        for found in sorted(_concrete(kind), key=lambda c: c.__name__):
-            doc = (found.__doc__ or "").strip().splitlines()[0]
-            table.add_row(kind.__name__.lower(), f"{found.__module__}.{found.__name__}", doc)
+    for name, kind in KINDS.items():
+        for found in sorted(concrete(kind), key=lambda c: c.__name__):
+            doc = (inspect.getdoc(found) or "").partition("\n")[0]
+            table.add_row(name, f"{found.__module__}.{found.__name__}", doc)
     console.print(table)
-
-
-def _concrete(kind: type) -> list[type]:
-    found = [c for sub in kind.__subclasses__() for c in [sub, *_concrete(sub)]]
-    return [c for c in found if not getattr(c, "__abstractmethods__", None) and c.__module__.startswith("temporal.")]
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {

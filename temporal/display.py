@@ -6,28 +6,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from temporal.agents.train import Progress
+
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
+WIDE = 200  # letters of a line there
 
 
-class RateColumn(ProgressColumn):
+class RateColumn(rich_progress.ProgressColumn):
     """Steps a second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: rich_progress.Task) -> Text:
         """Such as 12.3 updates/s."""
         return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "", style="cyan")
 
 
 Advance = Callable[[str, int, int], None]
-"""Takes what is being done, how many steps are done, and how many there are."""
+"""Takes what is being done, how many steps are done, and how many there are (0 where that is not known)."""
+
+
+def results() -> Console:
+    """Where results are printed; where that is no terminal, lines are as wide as they must be."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 @contextmanager
@@ -35,42 +46,51 @@ def bar(title: str, unit: str = "settings") -> Iterator[Advance]:
     """A bar that starts anew whenever what is being done starts from the beginning."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain(title)
+        yield _plain(title, unit)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(unit),
-        TimeRemainingColumn(compact=True),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as shown:
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        RateColumn(unit),
+        rich_progress.TimeRemainingColumn(compact=True),
+    )
+    with rich_progress.Progress(*columns, console=console) as shown:
         task = shown.add_task(title, total=None)
+        before = 0
 
         def advance(what: str, done: int, total: int) -> None:
-            if done == 1:
-                shown.reset(task, total=total)
-            shown.update(task, description=f"{title} {what}".strip(), completed=done, total=total)
+            nonlocal before
+            if done < before:
+                shown.reset(task)
+            before = done
+            shown.update(task, description=f"{title} {what}".strip(), completed=done, total=total or None)
 
         yield advance
 
 
-def _plain(title: str) -> Advance:
-    """A line now and then."""
+def _plain(title: str, unit: str) -> Advance:
+    """A line now and then, and one at each end."""
     started = last = time.monotonic()
+    first = before = 0
 
     def advance(what: str, done: int, total: int) -> None:
-        nonlocal started, last
+        nonlocal started, last, first, before
         now = time.monotonic()
-        if done == 1:
-            started = now
+        if done < before or (before == 0 and done > 1 and total):  # anew, or going on where another process stopped
+            started, first = now, done
+        before = done
         if done == total or now - last >= PLAIN_SECONDS:
             last = now
-            rate = done / max(now - started, 1e-9)
-            print(f"{title} {what}: {done}/{total}, {rate:.1f}/s", file=sys.stderr, flush=True)
+            rate = (done - first) / max(now - started, 1e-9)
+            of = f"/{total}" if total else ""
+            print(f"{title} {what}".strip() + f": {done}{of}, {rate:.1f} {unit}/s", file=sys.stderr, flush=True)
 
     return advance
 
 
 @contextmanager
-def training_bar() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
+def training_bar() -> Iterator[Progress]:
     """A bar for training that shows the latest loss, accuracy and mean FLOPs, smoothed."""
     smooth: dict[str, float] = {}
     with bar("training", "updates") as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -21,3 +22,12 @@ def bad(where: str, what: str, got: object, expected: str, known: Iterable[str] 
     near = difflib.get_close_matches(str(got), list(known), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UserError(f"{where}: {what}, got {got!r}; expected {expected}{hint}")
+
+
+def reason(error: OSError) -> str:
+    """What the operating system says, without numbers and paths.
+
+    >>> reason(OSError(28, "while writing bytes to a file"))
+    'No space left on device'
+    """
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+import inspect
+import pkgutil
+import re
+import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,21 @@ from jsonargparse import ArgumentParser, Namespace
 import temporal.agents.ppo  # noqa: F401 - known by short name in YAML
 from temporal.agents.evaluate import Evaluation
 from temporal.agents.policy import PolicyAgent
-from temporal.agents.reinforce import Reinforce
+from temporal.agents.reinforce import Learner, Reinforce
 from temporal.agents.stopping import StoppingFit
 from temporal.agents.train import Training, derive
 from temporal.agents.warmup import Warmup
 from temporal.data.base import Source
 from temporal.data.generated import NeedleSource  # noqa: F401 - known by short name in YAML
 from temporal.data.text import TextSource  # noqa: F401 - known by short name in YAML
-from temporal.errors import UserError, bad
+from temporal.decisions import Decision
+from temporal.errors import UserError, bad, reason
 from temporal.readers import Reader, Task
+
+KINDS: dict[str, type] = {
+    "source": Source, "reader": Reader, "decision": Decision, "agent": PolicyAgent, "learner": Learner,
+}  # fmt: skip
+"""What a YAML can name classes of."""
 
 
 @dataclass
@@ -106,18 +115,22 @@ def find_config(name: str) -> Path:
     """A YAML file by path, or by name from the shipped ones.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it holds no mapping.
     """
     from temporal.configs import __path__ as folders
 
     shipped = {p.stem: p for folder in folders for p in sorted(Path(folder).glob("*.yaml"))}
     path = Path(name)
-    if path.is_file():
-        return path
-    if path.stem in shipped and path.suffix in ("", ".yaml"):
-        return shipped[path.stem]
-    known = ", ".join(sorted(shipped))
-    raise bad("config", "file", name, f"a YAML file, or one of {known}", shipped)
+    if not path.is_file():
+        if path.stem not in shipped or path.suffix not in ("", ".yaml"):
+            raise bad("config", "file", name, f"a YAML file, or one of {', '.join(sorted(shipped))}", shipped)
+        path = shipped[path.stem]
+    try:
+        load_yaml(path.read_text(encoding="utf-8"), "config", str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        got = "bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else reason(error)
+        raise UserError(f"config: {path}, got {got}; expected a YAML file") from None
+    return path
 
 
 def parse(arguments: list[str]) -> Namespace:
@@ -131,13 +144,11 @@ def parse(arguments: list[str]) -> Namespace:
     except UserError:
         raise
     except Exception as error:  # jsonargparse raises its own error and argparse's
-        raise UserError(f"config: {one_line(error)}") from None
+        raise complaint(str(error) or type(error).__name__) from None
 
 
 def instantiate(parsed: Namespace) -> Experiment:
     """Build the parts that a configuration names; data are opened, networks are not built yet."""
-    import typing
-
     try:
         parts = make_parser().instantiate(parsed)
     except UserError:
@@ -146,57 +157,137 @@ def instantiate(parsed: Namespace) -> Experiment:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, UserError):
             raise cause from None
-        raise UserError(f"config: {one_line(error)}") from None
+        raise complaint(str(error)) from None
     values = {k: v for k, v in vars(parts).items() if k in typing.get_type_hints(Experiment)}
     return Experiment(**values)
 
 
-def one_line(error: BaseException) -> str:
-    """The telling lines of a long message, joined."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("usage:", "tip:", "["))]
-    text = " ".join(kept) or type(error).__name__
-    return text if len(text) <= 400 else text[:397] + "..."
+def check_effects(experiment: Experiment, reader: Reader, agent: PolicyAgent) -> None:
+    """Raise UserError for a setting that these parts give no effect to; defaults are let pass."""
+    training, where = experiment.training, "config: training"
+    if agent.scheme.halt_index is None:
+        if training.stopping_weight > 0:
+            raise bad(where, "stopping_weight", training.stopping_weight, "0, for the scheme has no Halt")
+        if training.stopping.updates not in (0, StoppingFit().updates):
+            raise bad(where, "stopping.updates", training.stopping.updates, "0, for the scheme has no Halt")
+    if training.warmup.skim_share > 0 and "skim" not in reader.modes:
+        raise bad(where, "warmup.skim_share", training.warmup.skim_share, "0, for the reader has no mode skim")
+
+
+WORDS = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+    "<class 'tuple'>": "a list",
+    "<class 'list'>": "a list",
+}
+
+
+def complaint(text: str) -> UserError:
+    """The telling part of a message of jsonargparse, which spells out every type that it tried."""
+    text = " ".join(text.split())
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    of = f" of {key}" if key else ""
+    got = re.search(r"(?:Got|Given) value: (.*?)(?=\. Got value: | Subclass types |$)", text)
+    value = got[1] if got else ""
+    # the innermost class complains; that of a callable is only shown in the value
+    named = re.findall(r"given class_path '([^']+)'", text) or re.findall(r"class_path='([^']+)'", value)[:1]
+    if found := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^.= ]+)", text):
+        known = _settings(named[-1]) if named else [f.name for f in fields(Experiment)]
+        return bad("config", f"setting{of}", found[1] or found[2], f"one of {', '.join(known)}", known)
+    if found := re.search(r"arguments are required: (.+)|argument --(\S+): expected one argument", text):
+        return UserError(f"config: {found[1] or found[2]}{of}, got no value; expected one")
+    if found := re.search(r"module '(\S+)' has no attribute '(\S+)'", text):
+        return _no_class(of, f"{found[1]}.{found[2]}")
+    if found := re.search(r"No module named '\S+'", text):
+        return _no_class(of, named[-1] if named else value, f" ({found[0]})")
+    if found := re.search(r"import path string: (\S+)|subclass spec, but got (\S+)\. Got", text):
+        return _no_class(of, found[1] or found[2])
+    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return bad("config", f"class{of}", found[1], f"a {found[2]}")
+    if found := re.search(r"Not a valid subclass of (\w+)", text):
+        return bad("config", key, value, f"a class_path with init_args of a {found[1]}")
+    if found := re.search(r"Expected a (<.*?>|typing\.Literal\[.*?\]|tuple with \d+ elements)", text):
+        choices = re.findall(r"'(\w+)'", found[1]) if "Literal" in found[1] else []
+        expected = f"one of {', '.join(choices)}" if choices else WORDS.get(found[1], f"a {found[1]}")
+        return bad("config", key or "value", value, expected, choices)
+    return UserError(f"config: {text if len(text) <= 300 else text[:297] + '...'}")
+
+
+def _no_class(of: str, name: str, why: str = "") -> UserError:
+    return bad("config", f"class{of}", name, f"a class that can be imported{why}", _classes())
+
+
+def _classes() -> list[str]:
+    """Class paths, and the short names that a YAML may use as well."""
+    found = [c for kind in KINDS.values() for c in concrete(kind)]
+    return [f"{c.__module__}.{c.__name__}" for c in found] + [c.__name__ for c in found]
+
+
+def concrete(kind: type) -> list[type]:
+    """The project's own classes of a kind that can be built."""
+    below: list[type] = type.__subclasses__(kind)
+    found = dict.fromkeys([kind, *(c for sub in below for c in concrete(sub))])
+    return [c for c in found if not inspect.isabstract(c) and c.__module__.startswith("temporal.")]
+
+
+def _settings(class_path: str) -> list[str]:
+    """What the constructor of a class takes, less what the program fills in."""
+    parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
+    return [name for name in parameters if name not in ("task", "reader")]
 
 
 def check_trusted(config: dict[str, Any], where: str) -> None:
     """Raise UserError unless every class that a stored configuration names is the project's own.
 
-    Naming a class imports its module, which runs code: a run folder from elsewhere must not be able to.
+    Naming a class imports its module, which runs code: a run folder from elsewhere must not be able to. Classes can
+    also hide in strings, which are parsed as YAML where a class is expected; a resolved configuration has none such.
     """
     for key in ("reader", "agent", "data", "training", "evaluation"):
         value = config.get(key)
-        if value is not None and not isinstance(value, dict):
+        if not isinstance(value, dict):
             raise bad(where, key, value, "a class_path with init_args")
-    for name in _class_paths(config):
-        if not str(name).startswith("temporal."):
-            raise bad(where, "class_path", name, "a class of temporal.*; --trust builds others, which runs their code")
+        arguments = value.get("init_args") or {}
+        if not isinstance(arguments, dict):
+            raise bad(where, f"{key}.init_args", arguments, "a mapping")
+        if key == "data":  # its own strings are paths and names of columns, never classes
+            value = value | {"init_args": {k: v for k, v in arguments.items() if not isinstance(v, str)}}
+        _check_strings(value, where)
 
 
-def _class_paths(value: object) -> list[object]:
+def _check_strings(value: object, where: str, key: object = None) -> None:
     if isinstance(value, dict):
-        own = [value["class_path"]] if "class_path" in value else []
-        return own + [p for v in value.values() for p in _class_paths(v)]
-    if isinstance(value, list):
-        return [p for v in value for p in _class_paths(v)]
-    return []
+        for name, each in value.items():
+            _check_strings(each, where, name)
+    elif isinstance(value, list):
+        for each in value:
+            _check_strings(each, where)
+    elif key == "class_path" and not str(value).startswith("temporal."):
+        raise bad(where, "class_path", value, "a class of temporal.*; --trust builds others, which runs their code")
+    elif key != "class_path" and isinstance(value, str) and not re.fullmatch(r"\w*", value):
+        raise bad(where, str(key), value, "a plain word; --trust takes what may name a class, which runs its code")
 
 
 def dump(parsed: Namespace) -> str:
     """The fully resolved configuration as YAML."""
-    text: str = make_parser().dump(parsed, skip_none=False)
+    text: str = make_parser().dump(parsed, skip_unset=False)
     return text
 
 
-def load_yaml(text: str, where: str) -> dict[str, Any]:
+def load_yaml(text: str, where: str, what: str) -> dict[str, Any]:
     """A YAML mapping; raises UserError where it is none."""
     try:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: got YAML that cannot be read ({one_line(error)}); expected a mapping") from None
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        line = f", line {mark.line + 1}" if mark else ""
+        got = f"YAML that cannot be read ({problem}{line})"
+        raise UserError(f"{where}: {what}, got {got}; expected a mapping") from None
     if not isinstance(loaded, dict):
-        raise bad(where, "content", type(loaded).__name__, "a mapping")
+        got = {"NoneType": "nothing", "list": "a list"}.get(type(loaded).__name__, "no keys")
+        raise UserError(f"{where}: {what}, got {got}; expected a mapping")
     return loaded
 
 
-warnings.filterwarnings("ignore", category=UserWarning, module="jsonargparse")

@@ -233,6 +233,7 @@ class Slots:
         self._next = 0
         self._first = 0  # episode number of the plan's first row
         self._cheapest = self._cheapest_mode()
+        self._flops_limited = False  # whether any episode has a budget in FLOPs
         self._check_budget(plan)
         self._rows = self._start(num_slots)
         self._pass_over_poor()
@@ -258,12 +259,13 @@ class Slots:
     def observe(self) -> Observation:
         """What is known now; charges each busy slot for the answer (where needed) and the decision."""
         rows = self._rows
+        summary = self.reader.summary(rows.state)
         if "probabilities" in self.needs:
-            self._answer(torch.arange(self.busy, device=self.device)[~rows.fresh])
+            self._answer((~rows.fresh).nonzero()[:, 0], summary)
         can_read = rows.length > 0  # where nothing can be read nothing is decided
         rows.meter.charge(self.decision_flops * can_read)
         return Observation(
-            summary=self.reader.summary(rows.state),
+            summary=summary,
             probabilities=rows.probabilities if "probabilities" in self.needs else None,
             streak=rows.streak,
             position=rows.position,
@@ -314,33 +316,18 @@ class Slots:
         rows.meter.charge_reading(flops, chunk.counts)
         rows.fresh = rows.fresh & (chunk.counts == 0)
 
-    def _answer(self, which: Tensor) -> None:
-        """Compute and charge the class probabilities of some rows."""
+    def _answer(self, which: Tensor, summary: Tensor) -> None:
+        """Compute and charge the class probabilities of some rows, given the read-outs of all."""
         if which.numel() == 0:
             return
         rows = self._rows
-        everyone = which.numel() == self.busy
-        state = rows.state if everyone else tuple(s[which] for s in rows.state)
-        fresh = self.reader.predict(self.reader.summary(state)).softmax(-1)
+        cost = torch.tensor(self.reader.predict_flops, dtype=torch.float64, device=self.device)
+        fresh = self.reader.predict(summary[which]).softmax(-1)
         guess = fresh.argmax(-1)
-        if everyone:
-            rows.probabilities = fresh
-            rows.meter.charge(float(self.reader.predict_flops))
-            rows.streak = (rows.streak + 1) * (guess == rows.guess)
-            rows.guess = guess
-            rows.fresh = torch.ones_like(rows.fresh)
-            return
+        streak = (rows.streak[which] + 1) * (guess == rows.guess[which])
         rows.probabilities = rows.probabilities.index_copy(0, which, fresh)
-        rows.meter.flops = rows.meter.flops.index_add(
-            0,
-            which,
-            torch.full(
-                (which.numel(),), float(self.reader.predict_flops), dtype=torch.float64, device=self.device
-            ),
-        )
-        rows.streak = rows.streak.index_copy(
-            0, which, (rows.streak[which] + 1) * (guess == rows.guess[which])
-        )
+        rows.meter.flops = rows.meter.flops.index_add(0, which, cost.expand(which.numel()))
+        rows.streak = rows.streak.index_copy(0, which, streak)
         rows.guess = rows.guess.index_copy(0, which, guess)
         rows.fresh = rows.fresh.index_fill(0, which, True)
 
@@ -348,7 +335,7 @@ class Slots:
         """Tokens that each slot may still read in the mode chosen, keeping back the price of an answer."""
         rows = self._rows
         left = rows.token_budget - rows.meter.tokens
-        if bool(torch.isinf(rows.flops_budget).all()):
+        if not self._flops_limited:
             return left.clamp(0, self.chunk).long()
         money = rows.flops_budget - rows.meter.flops - self.reader.predict_flops
         each = self._token_flops(mode)
@@ -366,7 +353,7 @@ class Slots:
         """Whether a slot can pay one more decision, one token and the answers around them."""
         rows = self._rows
         room = rows.meter.tokens < rows.token_budget
-        if bool(torch.isinf(rows.flops_budget).all()):
+        if not self._flops_limited:
             return room
         token = self._token_flops(torch.full_like(rows.position, self._cheapest))
         need = self.decision_flops + 2 * self.reader.predict_flops + token
@@ -379,6 +366,7 @@ class Slots:
 
     def _check_budget(self, plan: Plan) -> None:
         least = self.reader.predict_flops
+        self._flops_limited |= not bool(torch.isinf(plan.flops_budget).all())
         if len(plan) and float(plan.flops_budget.min()) < least:
             raise bad(
                 "reading",
@@ -390,7 +378,7 @@ class Slots:
     def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
         rows = self._rows
         which = ended.nonzero()[:, 0]
-        self._answer(which[~rows.fresh[which]])
+        self._answer(which[~rows.fresh[which]], self.reader.summary(rows.state))
         return Outcome(
             rows.episode[which],
             rows.sequence[which],
@@ -443,7 +431,7 @@ class Slots:
     def _pass_over_poor(self) -> None:
         """Where the budget pays for an answer and no more, there is nothing to read."""
         rows = self._rows
-        if self.busy and not bool(torch.isinf(rows.flops_budget).all()):
+        if self._flops_limited:
             poor = (rows.meter.observations == 0) & (rows.position == 0) & ~self._can_go_on()
             rows.length = torch.where(poor, torch.zeros_like(rows.length), rows.length)
 

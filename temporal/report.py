@@ -23,9 +23,9 @@ from temporal.curve import (
     write_points,
 )
 from temporal.display import Advance
-from temporal.errors import UserError, bad
+from temporal.errors import bad, reason
 from temporal.plot import Kind, Series, plot_curves
-from temporal.runs import Run, read_about
+from temporal.runs import Run, read_about, read_config
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
 ORACLE = "hindsight"
@@ -53,7 +53,7 @@ def evaluate_run(run: Run, progress: Advance) -> None:
         write_points(run.folder / "points.jsonl", [p for traced in found.values() for p in traced.points])
         save_outcomes(run.folder / "outcomes.npz", {split: traced.outcomes for split, traced in found.items()})
     except OSError as error:
-        raise UserError(f"evaluate: writing into {run.folder} failed: {error.strerror or error}") from None
+        raise bad("evaluate", "run", str(run.folder), f"a folder that can be written ({reason(error)})") from None
 
 
 class Evaluated:
@@ -67,17 +67,24 @@ class Evaluated:
         self.saved: list[Saved] = []
         self.points: list[Point] = []
         for folder in folders:
-            read_about(folder)
+            read_about(folder)  # says what is wrong with a folder that is no run
             if not (folder / "outcomes.npz").is_file():
                 raise bad("plot", "run", str(folder), f"an evaluated run; `temporal evaluate {folder}` comes first")
             self.saved.append(load_outcomes(folder / "outcomes.npz"))
             self.points.extend(p for p in read_points(folder / "points.jsonl") if p.split == "test")
+        floors = {read_config(folder)["evaluation"]["init_args"]["floor"] for folder in folders}
+        if len(floors) != 1:
+            raise bad("plot", "evaluation.floor of the runs", sorted(floors), "one, so that areas are the same thing")
+        self.floor = float(floors.pop())
         tasks = sorted({p.task for p in self.points})
         if len(tasks) != 1:
             raise bad("plot", "tasks of the runs", tasks, "one; draw each task by itself")
         self.task = tasks[0]
         self.flops_full = float(np.mean([p.flops_full for p in self.points]))
         everyone = [p for p in self.points if p.agent == "read_all"]
+        if len(everyone) != len(folders):
+            missing = "one for each run; `temporal evaluate --again` makes them anew"
+            raise bad("plot", "points of read_all", len(everyone), missing)
         self.full_accuracy = float(np.mean([p.accuracy for p in everyone]))
         self.full_flops_read = float(np.mean([p.flops_mean for p in everyone]))
         self.names = [n for n in self.saved[0]["test"] if n not in (FREE, "read_all")]
@@ -87,10 +94,10 @@ class Evaluated:
         return [AgentRun.of(saved, name) for saved in self.saved]
 
 
-def report(folders: list[Path], console: Console, floor: float = 0.02) -> None:
+def report(folders: list[Path], console: Console) -> None:
     """Print areas, differences and accuracies at a few shares of full reading."""
     found = Evaluated(folders)
-    low, full = floor * found.flops_full, found.flops_full
+    low, full = found.floor * found.flops_full, found.flops_full
     seeds = sorted({p.seed for p in found.points})
     title = (
         f"{found.task}: {len(folders)} run(s), seeds {', '.join(map(str, seeds))}, {found.points[0].n} test sequences; "
@@ -106,8 +113,8 @@ def report(folders: list[Path], console: Console, floor: float = 0.02) -> None:
         table.add_row(name, *cells, *(f"{a:.2%}" for a in at))
     console.print(table)
     console.print(
-        f"area: mean accuracy over log FLOPs from {floor:.0%} to 100 % of a full reading; settings chosen on validation, "
-        "values from test; intervals by bootstrap over seeds and sequences, paired."
+        f"area: mean accuracy over log FLOPs from {found.floor:.0%} to 100 % of a full reading; settings chosen on "
+        "validation, values from test; intervals by bootstrap over seeds and sequences, paired."
     )
 
 
@@ -140,4 +147,4 @@ def draw(folders: list[Path], out: Path, title: str | None, agents: list[str] | 
     try:
         plot_curves(series, out, title, found.full_flops_read, found.full_accuracy)
     except OSError as error:
-        raise bad("plot", "--out", str(out), f"a file that can be written ({error.strerror})") from None
+        raise bad("plot", "--out", str(out), f"a file that can be written ({reason(error)})") from None

@@ -11,12 +11,14 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -24,7 +26,7 @@ from torch import nn
 from temporal.agents.checkpoint import load_weights, write_tensors
 from temporal.agents.policy import PolicyAgent
 from temporal.data.text import TextSource
-from temporal.errors import UserError, bad
+from temporal.errors import UserError, bad, reason
 from temporal.experiment import Experiment, check_trusted, dump, instantiate, load_yaml, parse
 from temporal.readers.base import Reader, Task
 
@@ -47,6 +49,7 @@ class Run:
     agent: PolicyAgent
     chunk: int
     num_slots: int
+    prices: tuple[float, float]
 
     def experiment(self) -> Experiment:
         """The whole experiment, data opened."""
@@ -58,32 +61,59 @@ def default_folder(config: Path, seed: int) -> Path:
     return Path("runs") / f"{config.stem}-seed{seed}"
 
 
-def start(folder: Path, experiment: Experiment, parsed: Any, resume: bool) -> None:
-    """Make a run folder, or check that the one to resume is of the same configuration.
+def check_folder(folder: Path, parsed: Any, resume: bool, reader_from: str | None) -> bool:
+    """Whether a run folder holds the finished run of this configuration; False where there is something to train.
 
     Raises:
-        UserError: the folder holds a run already (without `resume`), or one of another configuration.
+        UserError: the folder holds a run already (without `resume`), one of another configuration, or other files.
     """
-    text = dump(parsed)
-    if (folder / "config.yaml").is_file():
-        if not resume:
-            raise bad("train", "out", str(folder), "a new folder; --resume goes on with the run in this one")
-        if (folder / "config.yaml").read_text() != text:
-            raise bad("train", "configuration", "one that differs from that of the run", "the same, to resume")
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise bad("train", "out", str(folder), "a folder that is empty or does not exist")
+    if not (folder / "config.yaml").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise bad("train", "--out", str(folder), "a folder that is empty or does not exist")
+        return False
+    if not resume:
+        raise bad("train", "--out", str(folder), "a new folder; --resume goes on with the run in this one")
+    then = _flat(load_yaml(_read(folder / "config.yaml"), "run", str(folder / "config.yaml")))
+    now = _flat(yaml.safe_load(dump(parsed)))
+    for key in sorted(then.keys() | now.keys()):
+        if then.get(key) != now.get(key):
+            raise bad("train", key, now.get(key), f"{then.get(key)!r}, as in the run to resume")
+    if not (folder / "about.json").is_file():
+        return False  # killed before it was written
+    about = read_about(folder)
+    before = about.get("reader_from", reader_from)
+    if before != reader_from:
+        raise bad("train", "--reader-from", reader_from, f"{before!r}, as in the run to resume")
+    return bool(about["finished"]) and (folder / "model.safetensors").is_file()
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Settings by their dotted names, as in overrides."""
+    if not isinstance(value, dict):
+        return {key: value}
+    parts = ((key if name == "init_args" else f"{key}.{name}".lstrip("."), each) for name, each in value.items())
+    return {name: each for name, part in parts for name, each in _flat(part, name).items()}
+
+
+def start(folder: Path, experiment: Experiment, parsed: Any, reader_from: str | None) -> None:
+    """Make a run folder, or complete one that was left in the making.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    texts = {"config.yaml": dump(parsed), "about.json": json.dumps(describe(experiment, reader_from), indent=1)}
+    if isinstance(experiment.data, TextSource):
+        texts["tokenizer.json"] = experiment.data.tokenizer.to_str(pretty=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", text)
-        write_text(folder / "about.json", json.dumps(describe(experiment), indent=1))
-        if isinstance(experiment.data, TextSource):
-            experiment.data.tokenizer.save(str(folder / "tokenizer.json"))
+        for name, text in texts.items():
+            if not (folder / name).is_file():
+                write_text(folder / name, text)
     except OSError as error:
-        raise bad("train", "out", str(folder), f"a folder that can be written ({error.strerror})") from None
+        raise bad("train", "--out", str(folder), f"a folder that can be written ({reason(error)})") from None
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
+def describe(experiment: Experiment, reader_from: str | None) -> dict[str, Any]:
     """What about.json says: versions, commit, command, seed, device, the task, and how far it got."""
     return {
         "format": FORMAT,
@@ -92,6 +122,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "task_name": experiment.data.name,
         "seed": experiment.seed,
         "device": experiment.device,
+        "reader_from": reader_from,
         "command": " ".join(["temporal", *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
@@ -117,70 +148,87 @@ def load(folder: Path, trust: bool = False) -> Run:
     about = read_about(folder)
     if not about["finished"]:
         raise bad("run", "folder", str(folder), "a finished training; `temporal train ... --resume` goes on with it")
-    config = load_yaml(_read(folder / "config.yaml"), f"run: {folder / 'config.yaml'}")
+    config = read_config(folder)
     if not trust:
         check_trusted(config, f"run: {folder / 'config.yaml'}")
     task = _task(about, folder)
-    parts = {k: v for k, v in config.items() if k in ("reader", "agent", "chunk", "num_slots", "seed", "device")}
-    parts["data"] = {"class_path": "temporal.data.generated.NeedleSource"}  # the run's own data are not needed yet
-    experiment = _build(parts)
+    # the run's own data are not needed yet
+    experiment = _build(config | {"data": {"class_path": "temporal.data.generated.NeedleSource"}})
     reader, agent = experiment.build(task)
     try:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
-        raise bad("run", "model.safetensors", str(error), f"the weights of the run {folder}") from None
+        got = f"a file that cannot be read ({reason(error) if isinstance(error, OSError) else error})"
+        raise UserError(f"run: {folder / 'model.safetensors'}, got {got}; expected weights") from None
     load_weights(nn.ModuleDict({"reader": reader, "agent": agent}), weights, folder / "model.safetensors")
     reader.eval()
     agent.eval()
-    return Run(folder, config, about, task, reader, agent, experiment.chunk, experiment.num_slots)
+    prices = experiment.training.prices
+    return Run(folder, config, about, task, reader, agent, experiment.chunk, experiment.num_slots, prices)
 
 
-def _build(parts: dict[str, Any]) -> Experiment:
-    import tempfile
-
-    import yaml
-
+def _build(config: dict[str, Any]) -> Experiment:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(yaml.safe_dump(parts))
+        path.write_text(yaml.safe_dump(config))
         return instantiate(parse(["--config", str(path)]))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run as a mapping, checked to be whole."""
+    file = folder / "config.yaml"
+    config = load_yaml(_read(file), "run", str(file))
+    # what is left of a file that was cut off may well be good YAML
+    missing = [f.name for f in fields(Experiment) if f.name not in config]
+    if missing:
+        raise UserError(f"run: {file}, got no {', '.join(missing)}; expected a whole configuration")
+    return config
 
 
 def read_about(folder: Path) -> dict[str, Any]:
     """about.json of a run, checked."""
     if not folder.is_dir():
         raise bad("run", "folder", str(folder), "a folder that `temporal train` made")
+    file = folder / "about.json"
     try:
-        about = json.loads(_read(folder / "about.json"))
+        about = json.loads(_read(file))
     except json.JSONDecodeError:
-        raise bad("run", "about.json", "a damaged file", f"that of a run, in {folder}") from None
+        raise UserError(f"run: {file}, got a damaged file; expected that of a run") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         got = about.get("format") if isinstance(about, dict) else about
         raise bad("run", f"format of {folder}", got, f"{FORMAT}, the one this version of temporal reads")
+    finished = about.get("finished")
+    if not isinstance(finished, bool) or (finished and not isinstance(about.get("commonest"), int)):
+        raise UserError(f"run: {file}, got no word on how far it got; expected finished and commonest")
     return about
 
 
 def _task(about: dict[str, Any], folder: Path) -> Task:
+    task: Any = about.get("task")
     try:
-        fields = dict(about["task"])
-        return Task(**(fields | {"class_names": tuple(fields["class_names"])}))
-    except (KeyError, TypeError):
-        raise bad("run", "task in about.json", about.get("task"), f"that of a run, in {folder}") from None
+        names = tuple(map(str, task["class_names"]))
+        return Task(int(task["vocabulary_size"]), names, float(task["mean_length"]), int(task["max_length"]))
+    except (KeyError, TypeError, ValueError):
+        raise bad("run", f"task in {folder / 'about.json'}", task, "the one that was trained on") from None
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise bad("run", "file", str(path), f"a file of a run ({reason})") from None
+        why = reason(error) if isinstance(error, OSError) else "not UTF-8"
+        raise bad("run", "file", str(path), f"a file of a run ({why})") from None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _commit() -> str | None:
@@ -210,4 +258,4 @@ def copy_reader(run: Run, reader: Reader) -> None:
     """
     load_weights(reader, run.reader.state_dict(), run.folder / "model.safetensors")
     if not torch.equal(reader.salience, run.reader.salience):
-        raise bad("train", "reader_from", str(run.folder), "a run whose reader fits this configuration")
+        raise bad("train", "--reader-from", str(run.folder), "a run whose reader fits this configuration")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -12,18 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from temporal.agents.rollout import SpanRecorder
 from temporal.data.base import Sequences
 from temporal.data.inputs import Problem, Row, find_inputs, read_rows
-from temporal.data.tokens import encode
+from temporal.data.tokens import count_ids, token_ids
 from temporal.display import Advance
-from temporal.errors import UserError, bad
+from temporal.errors import UserError, bad, reason
 from temporal.reading import Outcome, Plan, read
 from temporal.runs import Run
 
 BATCH = 1024
+BATCH_LETTERS = 1 << 20  # bounds memory where texts are long
 
 SCHEMA = pa.schema(
     [
@@ -45,9 +47,9 @@ class Scored(NamedTuple):
     """One batch of rows and what was found."""
 
     rows: list[Row]
+    encodings: list[Encoding]
     outcome: Outcome
     positions: list[list[int]]
-    totals: list[int]
 
 
 def score_inputs(
@@ -72,94 +74,101 @@ def score_inputs(
         flops: most FLOPs of each text, None for no limit.
         price: shown to the agent; None takes the lowest it was trained on.
         column: of texts in tables.
-        progress: takes what is done.
+        progress: takes what is done; how much there is to do is not known.
 
     Returns:
         One line that says what was done.
+
+    Raises:
+        UserError: inputs that do not exist, a budget that does not pay for one answer, no text that can be scored,
+            an output that cannot be written.
     """
     tokenizer = _tokenizer(run)
-    prices = run.config["training"]["init_args"]["prices"]
-    price = float(prices[0]) if price is None else price
-    Plan.of(torch.zeros(1, dtype=torch.long), price, tokens, flops)
+    price = run.prices[0] if price is None else price
     least = run.reader.predict_flops
     if flops is not None and flops < least:
         raise bad("score", "--flops", flops, f"{least} or more, the cost of one answer")
-    files = find_inputs(inputs)
-    errors = out.with_suffix(".errors.jsonl")
-    num_scored = num_failed = 0
-    spent = 0.0
-    with _Table(out) as table, _Lines(errors) as failed:
+    num_scored, spent = 0, 0.0
+    with _Results(out) as results:
+        files = find_inputs(inputs, results.names)
         for rows, problems in _batches(read_rows(files, column)):
-            for problem in problems:
-                failed.write({"input": problem.input, "row": problem.row, "reason": problem.reason})
             scored, unread = _score(run, tokenizer, rows, price, tokens, flops)
-            for problem in unread:
-                failed.write({"input": problem.input, "row": problem.row, "reason": problem.reason})
-            num_failed += len(problems) + len(unread)
+            results.list_problems(problems + unread)
             if scored is not None:
-                table.write(_columns(run, tokenizer, scored))
+                results.write(_columns(run, scored))
                 num_scored += len(scored.rows)
                 spent += float(scored.outcome.flops.sum())
-            progress("", num_scored + num_failed, num_scored + num_failed)
-    share = spent / max(num_scored, 1) / run.reader.full_flops()
+            progress("", num_scored + results.num_problems, 0)
+        if not num_scored:
+            first = results.first_problem
+            got = f"{first.reason} in {first.input} row {first.row}" if first else "no row"
+            raise UserError(f"score: inputs, got {got}; expected one text or more that can be scored")
+        progress("", num_scored + results.num_problems, num_scored + results.num_problems)
+    share = spent / num_scored / run.reader.full_flops()
     summary = f"{out}: {num_scored} texts scored at {share:.1%} of a full reading on average"
-    return summary + (f"; {num_failed} could not be, see {errors}" if num_failed else "")
+    return summary + (f"; {results.num_problems} could not be, see {results.errors}" if results.num_problems else "")
 
 
 def _tokenizer(run: Run) -> Tokenizer:
     path = run.folder / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise bad("run", "tokenizer.json", str(error).splitlines()[0], f"the tokenizer of a run on texts, in {run.folder}") from None
+        got = f"a file that cannot be read ({str(error).splitlines()[0]})" if path.exists() else "no file"
+        raise UserError(f"run: {path}, got {got}; expected the tokenizer of a run on texts") from None
+    num_ids = count_ids(tokenizer)
+    if num_ids != run.task.vocabulary_size:
+        raise bad("run", f"vocabulary of {path}", num_ids, f"{run.task.vocabulary_size}, as the run was trained with")
+    return tokenizer
 
 
 def _batches(rows: Iterator[Row | Problem]) -> Iterator[tuple[list[Row], list[Problem]]]:
     good: list[Row] = []
-    bad_ones: list[Problem] = []
+    problems: list[Problem] = []
+    letters = 0
     for row in rows:
         if isinstance(row, Row):
             good.append(row)
+            letters += len(row.text)
         else:
-            bad_ones.append(row)
-        if len(good) + len(bad_ones) >= BATCH:
-            yield good, bad_ones
-            good, bad_ones = [], []
-    if good or bad_ones:
-        yield good, bad_ones
+            problems.append(row)
+        if len(good) + len(problems) >= BATCH or letters >= BATCH_LETTERS:
+            yield good, problems
+            good, problems, letters = [], [], 0
+    if good or problems:
+        yield good, problems
 
 
 def _score(
     run: Run, tokenizer: Tokenizer, rows: list[Row], price: float, tokens: float | None, flops: float | None
 ) -> tuple[Scored | None, list[Problem]]:
-    encoded = encode(tokenizer, [row.text for row in rows])
-    unread = [Problem(r.input, r.row, "no token in the text") for r, ids in zip(rows, encoded, strict=True) if not len(ids)]
-    pairs = [(r, ids) for r, ids in zip(rows, encoded, strict=True) if len(ids)]
+    encoded = tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
+    unread = [Problem(r.input, r.row, "no token in the text") for r, e in zip(rows, encoded, strict=True) if not len(e)]
+    pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if len(e)]
     if not pairs:
         return None, unread
-    totals = [len(ids) for _, ids in pairs]
-    offsets = np.concatenate([[0], np.cumsum(totals)]).astype(np.int64)
-    source = Sequences(np.concatenate([ids for _, ids in pairs]), offsets, None)
+    offsets = np.cumsum([0, *(len(e) for _, e in pairs)], dtype=np.int64)
+    source = Sequences(np.concatenate([token_ids(e) for _, e in pairs]), offsets, None)
     recorder = SpanRecorder(len(pairs))
     plan = Plan.of(torch.arange(len(pairs)), price, tokens, flops)
     outcome = read(source, run.reader, run.agent, plan, run.num_slots, run.chunk, recorder)
     assert outcome is not None
-    return Scored([r for r, _ in pairs], outcome, recorder.positions, totals), unread
+    return Scored([r for r, _ in pairs], [e for _, e in pairs], outcome, recorder.positions), unread
 
 
-def _columns(run: Run, tokenizer: Tokenizer, scored: Scored) -> dict[str, list[Any]]:
+def _columns(run: Run, scored: Scored) -> dict[str, list[Any]]:
     probabilities = scored.outcome.probabilities.cpu()
     names = run.task.class_names
-    words = []
-    for row, places in zip(scored.rows, scored.positions, strict=True):
-        spans = tokenizer.encode(row.text, add_special_tokens=False).offsets if places else []
-        words.append(" ".join(row.text[slice(*spans[p])] for p in places))
+    words = [
+        " ".join(_word(row, encoding, p) for p in places)
+        for row, encoding, places in zip(scored.rows, scored.encodings, scored.positions, strict=True)
+    ]
     return {
         "input": [r.input for r in scored.rows],
         "row": [r.row for r in scored.rows],
         "label": [names[i] for i in probabilities.argmax(-1).tolist()],
         "probabilities": probabilities.tolist(),
-        "tokens_total": scored.totals,
+        "tokens_total": [len(e) for e in scored.encodings],
         "tokens_read": scored.outcome.tokens.tolist(),
         "positions": scored.positions,
         "words": words,
@@ -168,51 +177,78 @@ def _columns(run: Run, tokenizer: Tokenizer, scored: Scored) -> dict[str, list[A
     }
 
 
-class _Table:
-    """A parquet file written batch by batch beside its name, and renamed once closed; empty ones are written too."""
+def _word(row: Row, encoding: Encoding, position: int) -> str:
+    span = encoding.token_to_chars(position)
+    return row.text[slice(*span)] if span else ""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(path.name + ".part")
 
-    def __enter__(self) -> _Table:
+class _Results:
+    """The parquet file of scores, and beside it a jsonl file of problems where there are any.
+
+    Both are written under other names and take their own when closed, so that earlier results stay until then; a
+    device or a pipe is written as it is.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.errors = out.with_suffix(".errors.jsonl")
+        self.names = {out.resolve(), self.errors.resolve()}
+        self.num_problems = 0
+        self.first_problem: Problem | None = None
+        self._out = out
+        self._direct = out.exists() and not out.is_file()
+        self._part = out if self._direct else out.with_name(f"{out.name}.{os.getpid()}.part")
+        self._errors_part = self.errors.with_name(f"{self.errors.name}.{os.getpid()}.part")
+        self._num_batches = 0
+
+    def __enter__(self) -> _Results:
+        if self._out.is_dir() or (self._out.suffix != ".parquet" and not self._direct):
+            raise bad("score", "--out", str(self._out), "a file ending in .parquet")
+        parent = self._out.parent
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
+            if parent.exists() and not parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "")
+            parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(str(self._part), SCHEMA, compression="zstd")
         except OSError as error:
-            raise bad("score", "--out", str(self._path), f"a file that can be written ({error.strerror or error})") from None
+            raise self._unwritable(error) from None
         return self
+
+    def _unwritable(self, error: OSError, kept: str = "") -> UserError:
+        return bad("score", "--out", str(self._out), f"a file that can be written ({reason(error)}){kept}")
 
     def write(self, columns: dict[str, list[Any]]) -> None:
         """Append one batch."""
         try:
             self._writer.write_table(pa.Table.from_pydict(columns, SCHEMA))
         except OSError as error:
-            raise UserError(f"score: writing {self._path} failed: {error}; what was written before is kept") from None
+            raise self._unwritable(error) from None
+        self._num_batches += 1
+
+    def list_problems(self, problems: list[Problem]) -> None:
+        """Append lines to the file of problems."""
+        if not problems:
+            return
+        self.first_problem = self.first_problem or problems[0]
+        self.num_problems += len(problems)
+        with self._errors_part.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(problem._asdict()) + "\n" for problem in problems)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the files; where nothing was scored or the end cannot be written, what was there before stays."""
         try:
             self._writer.close()
-            os.replace(self._part, self._path)
+            if self._num_batches and not self._direct:
+                os.replace(self._part, self._out)
         except OSError as error:
-            raise UserError(f"score: writing {self._path} failed: {error}") from None
+            if kind is None:
+                raise self._unwritable(error, "; what was there before is kept") from None
+        finally:
+            if not self._direct:
+                self._part.unlink(missing_ok=True)
+            self._finish_errors()
 
-
-class _Lines:
-    """A jsonl file that exists only once something is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> _Lines:
-        self._path.unlink(missing_ok=True)
-        return self
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held open."""
-
-
+    def _finish_errors(self) -> None:
+        if self.num_problems:
+            os.replace(self._errors_part, self.errors)
+        elif self._num_batches:
+            self.errors.unlink(missing_ok=True)

@@ -41,7 +41,8 @@ def eager_attention(
     scores = query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(-1) @ values
+    seen: Tensor = scores.softmax(-1) @ values
+    return seen
 
 
 # Formulas.

@@ -28,11 +28,11 @@ EVERYTHING = frozenset({"probabilities", "peek"})
 NOTHING: frozenset[str] = frozenset()
 
 
-def make_reader(kind: str, task: Task = NEEDLE.task, **sizes: int) -> Reader:
+def make_reader(kind: str, task: Task = NEEDLE.task, capacity: int = 512) -> Reader:
     torch.manual_seed(0)
     reader: Reader
     if kind == "transformer":
-        reader = TransformerReader(task, **{"width": 8, "num_heads": 2, "ratio": 2, **sizes})
+        reader = TransformerReader(task, width=8, num_heads=2, ratio=2, capacity=capacity)
     else:
         reader = RecurrentReader(task, "lstm" if kind == "lstm" else "gru", 8, 12, skim_size=3)
     torch.nn.init.normal_(reader.get_submodule("embedding").weight)  # type: ignore[arg-type]
@@ -240,8 +240,10 @@ def test_copying_reads_nothing_and_costs_nothing(reader: Reader) -> None:
 def test_sifting_reads_the_telling_tokens_only() -> None:
     reader, notes = READERS["gru"], Notes()
     run(SOURCE, reader, Script((Sift((0.0, 0.5)), 1)), all_of(SOURCE), 5, 4, notes)
+    rows = torch.arange(len(SOURCE))
+    tokens = SOURCE.fetch(rows, 0 * rows, SOURCE.lengths, 21).tokens
     for episode in range(len(SOURCE)):
-        text = SOURCE.fetch(*(torch.tensor([x]) for x in (episode, 0, 21)), width=21).tokens[0].tolist()
+        text = tokens[episode].tolist()
         telling = [(place, token) for place, token in enumerate(text) if reader.salience[token] >= 0.5]
         assert list(zip(notes.positions[episode], notes.tokens[episode], strict=True)) == telling
 
@@ -343,16 +345,16 @@ def test_reading_all_costs_what_full_reading_is_said_to(reader: Reader) -> None:
     tokens=st.one_of(st.just(math.inf), st.floats(1, 25)),
     chunk=st.integers(1, 9),
     needs=st.sampled_from([NOTHING, EVERYTHING]),
-    decision=st.sampled_from([0.0, 7.0, 500.5]),
+    decision=st.sampled_from([0.0, 7.0, 3000.5]),  # a trifle beside a token, or more than it
 )
 def test_budgets_are_never_exceeded(
     kind: str, seed: int, extra: float, tokens: float, chunk: int, needs: frozenset[str], decision: float
 ) -> None:
     reader = READERS[kind]
-    spread = torch.linspace(0, 1, 10, dtype=torch.float64)  # slots of unlike means side by side
+    spread = torch.linspace(0, 1, 50, dtype=torch.float64)  # slots of unlike means side by side
     flops = reader.predict_flops + extra * spread
-    plan = Plan.of(torch.arange(10), tokens=tokens, flops=flops)
-    outcome = run(SOURCE, reader, Dice(reader, seed, needs, decision), plan, num_slots=4, chunk=chunk)
+    plan = Plan.of(torch.arange(50), tokens=tokens, flops=flops)
+    outcome = run(SOURCE, reader, Dice(reader, seed, needs, decision), plan, num_slots=20, chunk=chunk)
     assert (outcome.flops <= flops).all()
     assert (outcome.flops >= reader.predict_flops).all()
     assert (outcome.tokens <= tokens).all()
@@ -365,22 +367,26 @@ def test_a_budget_in_tokens_is_used_up(reader: Reader, budget: int) -> None:
     assert (outcome.tokens == min(budget, 21)).all()
 
 
+@pytest.mark.parametrize("decision", [11.0, 5000.5])  # much less and much more than a token
 @pytest.mark.parametrize("needs", [NOTHING, EVERYTHING], ids=["bare", "everything"])
 @each_reader
-def test_a_budget_in_flops_is_used_up(reader: Reader, needs: frozenset[str]) -> None:
-    decision, chunk = 11.0, 4
-    agent = Script((Halt(), 0), needs=needs, cost=decision)
-    full = len(reader.modes) - 1
-    for share in (0.1, 0.3, 0.5, 0.9):
-        budget = share * reader.full_flops()
-        outcome = run(SOURCE, reader, agent, all_of(SOURCE, flops=budget), chunk=chunk)
-        tokens = int(outcome.tokens[0])
-        assert (outcome.tokens == tokens).all()
-        assert 0 < tokens < 21
-        # What is left would not pay for one more token at the end of a chunk, its decision and answers.
-        last = (torch.tensor([value]) for value in (full, 1, tokens + chunk - 1))
-        more = float(reader.read_flops(*last)) + decision + 2 * reader.predict_flops
-        assert budget - more < float(outcome.flops[0]) <= budget
+def test_a_budget_in_flops_is_used_up(reader: Reader, needs: frozenset[str], decision: float) -> None:
+    chunk, num, notes = 4, 500, Notes()
+    agent = Script((Mode(reader.modes[1:]), 0), needs=needs, cost=decision)  # the cheapest way to read
+    enough = reader.full_flops() + 7 * (decision + reader.predict_flops)
+    budget = torch.linspace(reader.predict_flops, enough, num, dtype=torch.float64)
+    plan = Plan.of(torch.zeros(num, dtype=torch.long), flops=budget)
+    outcome = run(SOURCE, reader, agent, plan, chunk=chunk, notes=notes)
+    assert (outcome.flops <= budget).all()
+    assert outcome.tokens.unique().numel() > 10  # a little more buys a little more
+    # What is left would not pay for one more token at the end of a chunk, its decision and answers.
+    cheapest = torch.ones(num, dtype=torch.long)
+    more = reader.read_flops(cheapest, torch.ones_like(cheapest), outcome.tokens + chunk - 1)
+    assert (
+        (budget - outcome.flops < more + decision + 2 * reader.predict_flops) | (outcome.tokens == 21)
+    ).all()
+    # No decision was paid for that left nothing to read with.
+    assert [notes.decisions[i] for i in range(num)] == outcome.observations.tolist()
 
 
 def test_a_budget_that_pays_for_all_changes_nothing() -> None:

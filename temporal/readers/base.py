@@ -79,6 +79,12 @@ class Reads(NamedTuple):
         """The observations of one step."""
         return Chunk(self.tokens[:, index], self.positions[:, index], self.counts[:, index])
 
+    def take(self, rows: Tensor) -> Reads:
+        """The observations of some rows, without the steps in which none of them read; at least one step."""
+        read = (self.counts[rows] > 0).any(0).nonzero()
+        steps = int(read[-1]) + 1 if len(read) else 1
+        return Reads(*(part[rows, :steps] for part in self))
+
     def to(self, device: torch.device) -> Reads:
         """The same on a device."""
         return Reads(*(part.to(device) for part in self))

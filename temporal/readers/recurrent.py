@@ -14,6 +14,8 @@ from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
 from temporal.readers.readout import ReadOut
 
 SKIM, FULL = 1, 2
+PACKED_SHARE = 0.75  # of real tokens in a batch of chunks; with fewer, packing costs less than running the padding
+ROWS = 32  # replayed together on a CPU; fewer would starve the matrix products
 
 
 class RecurrentReader(Reader):
@@ -120,7 +122,8 @@ class RecurrentReader(Reader):
         start = tuple(h[None].contiguous() for h in hidden)
         argument = start if self.cell == "lstm" else start[0]
         width = embedded.shape[1]
-        if self.cell == "gru" or bool((counts == width).all()):
+        real = int(counts.sum()) / counts.shape[0] / width
+        if real > (PACKED_SHARE if self.cell == "gru" else 0.999):
             outputs, end = cell(embedded, argument)
             if self.cell == "gru":  # a GRU's state is its output, so ragged rows need no packing
                 rows = torch.arange(counts.shape[0], device=counts.device)
@@ -129,6 +132,7 @@ class RecurrentReader(Reader):
             packed = pack_padded_sequence(embedded, counts.cpu(), batch_first=True, enforce_sorted=False)
             outputs, end = cell(packed, argument)
             outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=width)
+        end = end if self.cell == "lstm" else (end,)
         return outputs, tuple(e[0] for e in end)
 
     def _embed(self, tokens: Tensor) -> Tensor:
@@ -139,10 +143,19 @@ class RecurrentReader(Reader):
         return embedded
 
     def replay(self, reads: Reads) -> Tensor:
-        """One fused pass over the kept tokens; skimming, which no kernel knows, steps."""
+        """Fused passes over the kept tokens; skimming, which no kernel knows, steps."""
         if bool(((reads.modes == SKIM) & (reads.counts > 0)).any()):
             return self._replay_stepwise(reads)
         reads = reads._replace(counts=reads.counts * (reads.modes > 0))
+        batch, steps = reads.counts.shape
+        # On a CPU time goes with cells, padding included: rows of like length run together.
+        order = reads.counts.sum(1).argsort()
+        parts = [self._replay_dense(reads.take(rows)) for rows in order.split(ROWS if order.is_cpu else batch)]
+        # After a row's last step nothing changes.
+        whole = [torch.cat([p, p[:, -1:].expand(-1, steps + 1 - p.shape[1], -1)], 1) for p in parts]
+        return torch.cat(whole).index_select(0, order.argsort())
+
+    def _replay_dense(self, reads: Reads) -> Tensor:
         dense = close_up(reads)
         # Not packed: outputs before a row's end do not depend on what follows it, and on a CPU the backward pass
         # through a packed sequence fills a whole gradient for every step, which is quadratic in length.

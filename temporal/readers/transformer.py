@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +79,10 @@ class TransformerReader(Reader):
         """Most tokens that one sequence may have read when stepping."""
         return self._capacity
 
+    @property
+    def _stack(self) -> Iterable[_Layer]:
+        return cast(Iterable[_Layer], self.layers)  # a ModuleList does not know what it holds
+
     def initial(self, num: int) -> State:
         """Empty memories of keys and values (slots, tokens read, 2 width), a count of 0, nothing read out."""
         weight = self.head.weight
@@ -125,7 +131,7 @@ class TransformerReader(Reader):
         mask = torch.arange(room, device=count.device) <= last_seen
         row, column = (places < chunk.counts[:, None]).nonzero(as_tuple=True)
         hidden, grown = self._embed(chunk.tokens, chunk.positions), []
-        for layer, memory in zip(self.layers, memories, strict=True):
+        for layer, memory in zip(self._stack, memories, strict=True):
             query, own = layer.project(hidden)
             filled = min(memory.shape[1], room)  # the fullest row may have left since
             blank = memory.new_zeros(memory.shape[0], room - filled, memory.shape[2])
@@ -149,7 +155,7 @@ class TransformerReader(Reader):
         reads = reads._replace(counts=reads.counts * (reads.modes == FULL))
         dense = close_up(reads)
         hidden = self._embed(dense.tokens, dense.positions)
-        for layer in self.layers:  # rows are padded at their end, which no real token looks at
+        for layer in self._stack:  # rows are padded at their end, which no real token looks at
             query, own = layer.project(hidden)
             hidden = layer.attend(hidden, query, own, None)
         batch, steps, width = dense.index.shape

@@ -1,0 +1,407 @@
+"""Scoring files by a trained run, through the command line: what it writes, budgets, and what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from temporal import commands, scoring
+from temporal.runs import load
+from tests.mails import call, complaint, make_mails
+
+Capture = pytest.CaptureFixture[str]
+TEXTS = make_mails(20, 9)["text"]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A folder with one of each: 20 rows of parquet, 3 of csv, 2 of jsonl, one text."""
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    (folder / "a.csv").write_text('id,text\n1,"Cheap, cheap pills."\n2,meeting\n3,Offer!\n')
+    pq.write_table(pa.table({"text": TEXTS}), folder / "b.parquet")
+    (folder / "c.jsonl").write_text('{"text": "w1 agenda"}\n{"text": "ﬁne, naïve ☃ cheap w3"}\n')
+    (folder / "d.txt").write_text("the minutes\nof the meeting")
+    return folder
+
+
+def score(capsys: Capture, run: Path, *arguments: object, out: Path) -> list[dict[str, Any]]:
+    """Rows of a call that must succeed; its results must be on stdout and its progress on stderr."""
+    code, told, progress = call(capsys, "score", run, *arguments, "--out", out)
+    rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
+    assert code == 0
+    assert re.fullmatch(
+        rf"{out}: {len(rows)} texts scored at \d+\.\d% of a full reading on average(; .*)?\n", told
+    )
+    assert re.fullmatch(r"scoring: (\d+)/\1, \d+\.\d texts/s\n", progress)
+    return rows
+
+
+# What is written.
+
+
+def test_rows_are_in_order_and_agree_with_their_texts(
+    text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = score(capsys, text_run, inputs, out=tmp_path / "out" / "s.parquet")
+    names = [("a.csv", i) for i in range(3)] + [("b.parquet", i) for i in range(20)]
+    names += [("c.jsonl", 0), ("c.jsonl", 1), ("d.txt", 0)]
+    assert [(r["input"], r["row"]) for r in rows] == [(str(inputs / name), i) for name, i in names]
+    tokenizer = Tokenizer.from_file(str(text_run / "tokenizer.json"))
+    texts = ["Cheap, cheap pills.", "meeting", "Offer!", *TEXTS]
+    texts += ["w1 agenda", "ﬁne, naïve ☃ cheap w3", "the minutes\nof the meeting"]
+    for row, text in zip(rows, texts, strict=True):
+        encoding = tokenizer.encode(text)
+        assert row["tokens_total"] == len(encoding)
+        assert row["tokens_read"] == len(row["positions"])
+        assert row["positions"] == sorted(set(row["positions"]))
+        spans = [encoding.offsets[p] for p in row["positions"]]
+        assert row["words"] == " ".join(text[start:end] for start, end in spans)
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-6)
+        assert row["label"] == ("ham", "spam")[row["probabilities"].index(max(row["probabilities"]))]
+        assert row["flops"] > 0
+    assert sum(r["tokens_read"] for r in rows) > 26
+    assert "cheap" in rows[-2]["words"]  # its letters before that are not what the tokenizer makes of them
+
+
+def test_labels_are_learnt(text_run: Path, mails: Path, tmp_path: Path, capsys: Capture) -> None:
+    rows = score(capsys, text_run, mails / "test.parquet", out=tmp_path / "s.parquet")
+    right = [
+        r["label"] == t
+        for r, t in zip(rows, pq.read_table(mails / "test.parquet")["label"].to_pylist(), strict=True)
+    ]
+    assert sum(right) > 0.8 * len(right)
+
+
+def test_batches_change_nothing(
+    text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "s.parquet")
+    monkeypatch.setattr(scoring, "BATCH", 7)
+    parts = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 8
+    monkeypatch.setattr(scoring, "BATCH_LETTERS", 1)
+    single = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == len(single) == 52
+    for rows in (parts, single, whole[26:] + whole[:26]):  # inputs given twice are scored twice, alike
+        for one, other in zip(rows, whole, strict=True):
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+            assert one | {"probabilities": None} == other | {"probabilities": None}
+
+
+def test_other_columns(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a.csv").write_text("text,body\n1,cheap pills\n")
+    (row,) = score(capsys, text_run, tmp_path / "a.csv", "--text-column", "body", out=tmp_path / "s.parquet")
+    assert row["tokens_total"] == 2
+
+
+# Budgets and prices.
+
+
+@pytest.mark.parametrize("tokens", [1, 2.5, 3, 7, 1e9])
+def test_a_budget_in_tokens_is_never_exceeded(
+    tokens: float, text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = score(capsys, text_run, inputs, "--tokens", tokens, out=tmp_path / "s.parquet")
+    assert max(r["tokens_read"] for r in rows) <= tokens
+    assert max(r["tokens_read"] for r in rows) >= min(tokens // 1, 4)
+
+
+@pytest.mark.parametrize("times", [1, 1.5, 20, 100, 1e6])
+def test_a_budget_in_flops_is_never_exceeded(
+    times: float, text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    budget = times * load(text_run).reader.predict_flops
+    rows = score(capsys, text_run, inputs, "--flops", budget, out=tmp_path / "s.parquet")
+    assert max(r["flops"] for r in rows) <= budget
+    assert (max(r["tokens_read"] for r in rows) > 0) == (times > 50)
+
+
+def test_the_price_is_shown_to_the_agent(
+    text_run: Path, mails: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    read = {
+        price: sum(r["flops"] for r in score(capsys, text_run, mails, *price, out=tmp_path / "s.parquet"))
+        for price in ((), ("--price", "0"), ("--price", "0.003"), ("--price", "10"))
+    }
+    assert read[()] == read["--price", "0"] == read["--price", "0.003"]
+    assert read["--price", "10"] < read[()]
+
+
+# Rows that cannot be scored.
+
+
+def test_bad_rows_are_listed_and_the_others_scored(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    a, b, c, d = (tmp_path / name for name in ("a.csv", "b.txt", "c.jsonl", "d.parquet"))
+    a.write_bytes(b"text\ncheap\npi\xfflls\nmeeting\n")
+    b.write_bytes(b"\xff\xfe")
+    c.write_text('{"text": ""}\n{"text": "agenda"}\n[]\n')
+    pq.write_table(pa.table({"text": [None, "offer"]}), d)
+    out = tmp_path / "s.parquet"
+    rows = score(capsys, text_run, a, b, c, d, out=out)
+    assert [(r["input"], r["row"]) for r in rows] == [(str(a), 0), (str(a), 2), (str(c), 1), (str(d), 1)]
+    listed = [json.loads(line) for line in (tmp_path / "s.errors.jsonl").read_text().splitlines()]
+    assert listed == [
+        {"input": str(a), "row": 1, "reason": "bytes that are not UTF-8"},
+        {"input": str(b), "row": 0, "reason": "bytes that are not UTF-8 at 0"},
+        {"input": str(c), "row": 0, "reason": "empty text"},
+        {"input": str(c), "row": 2, "reason": "not a JSON object with 'text'"},
+        {"input": str(d), "row": 0, "reason": "text, got nothing; expected a string"},
+    ]
+    _, told, _ = call(capsys, "score", text_run, a, b, "--out", out)
+    assert told.endswith(f"on average; 2 could not be, see {tmp_path}/s.errors.jsonl\n")
+    score(capsys, text_run, d, out=tmp_path / "other.parquet")
+    assert (tmp_path / "s.errors.jsonl").exists()
+    score(capsys, text_run, c.with_name("c.jsonl"), out=out)
+    (tmp_path / "good.txt").write_text("agenda")
+    score(capsys, text_run, tmp_path / "good.txt", out=out)
+    assert not (tmp_path / "s.errors.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "got"),
+    [
+        ("a.txt", " ", "empty text in {file} row 0"),
+        ("a.csv", "body\nx\n", "no column 'text'; expected one of body in {file} row 0"),
+        ("a.jsonl", "", "no row"),
+    ],
+)
+def test_nothing_to_score(
+    name: str, content: str, got: str, text_run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file, out = tmp_path / name, tmp_path / "s.parquet"
+    file.write_text(content)
+    out.write_text("earlier")
+    message = f"score: inputs, got {got.format(file=file)}; expected one text or more that can be scored"
+    assert complaint(capsys, "score", text_run, file, "--out", out) == message
+    assert out.read_text() == "earlier"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_second_call_does_not_score_the_results_of_the_first(
+    text_run: Path, inputs: Path, capsys: Capture
+) -> None:
+    first = score(capsys, text_run, inputs, out=inputs / "s.parquet")
+    assert score(capsys, text_run, inputs, out=inputs / "s.parquet") == first
+
+
+# Interruptions and disks.
+
+
+def progress_raising(at: int, error: BaseException) -> Callable[..., Any]:
+    @contextmanager
+    def bar(*_: str) -> Iterator[Callable[[str, int, int], None]]:
+        calls = iter(range(1000))
+
+        def advance(what: str, done: int, total: int) -> None:
+            if next(calls) == at:
+                raise error
+
+        yield advance
+
+    return bar
+
+
+def test_ctrl_c_keeps_finished_batches(
+    text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.parquet"
+    (inputs / "a.csv").write_text("text\ncheap\n\n'\n \n")
+    expected = score(capsys, text_run, inputs, out=out)
+    monkeypatch.setattr(scoring, "BATCH", 7)
+    monkeypatch.setattr(commands, "bar", progress_raising(1, KeyboardInterrupt()))
+    code, told, err = call(capsys, "score", text_run, inputs, "--out", out)
+    assert (code, told, err) == (130, "", "temporal: interrupted; what was finished is kept\n")
+    rows = pq.read_table(out).to_pylist()
+    assert [r["words"] for r in rows] == [r["words"] for r in expected[:13]]
+    assert len((tmp_path / "s.errors.jsonl").read_text().splitlines()) == 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_ctrl_c_before_the_first_batch_keeps_what_was_there(
+    text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "s.parquet").write_text("earlier")
+    monkeypatch.setattr(scoring, "read", interrupted)
+    assert call(capsys, "score", text_run, inputs, "--out", tmp_path / "s.parquet")[0] == 130
+    assert (tmp_path / "s.parquet").read_text() == "earlier"
+    assert not list(tmp_path.glob("*.part"))
+
+
+class FullDisk(pq.ParquetWriter):  # type: ignore[misc]
+    """Takes one batch, or all but the end."""
+
+    batches = 1
+    num_written = 0
+
+    def write_table(self, *arguments: Any, **settings: Any) -> None:
+        if self.num_written == self.batches:
+            raise OSError(errno.ENOSPC, "[Errno 28] Error writing bytes to file. Detail: ...")
+        self.num_written += 1
+        super().write_table(*arguments, **settings)
+
+
+class FullAtEnd(pq.ParquetWriter):  # type: ignore[misc]
+    def close(self) -> None:
+        super().close()
+        raise OSError(errno.ENOSPC, "no room")
+
+
+FULL = "(No space left on device)"
+
+
+def test_a_disk_that_fills_keeps_finished_batches(
+    text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.parquet"
+    monkeypatch.setattr(scoring, "BATCH", 7)
+    monkeypatch.setattr(scoring.pq, "ParquetWriter", FullDisk)
+    code, _, err = call(capsys, "score", text_run, inputs, "--out", out)
+    assert (code, err) == (
+        2,
+        f"temporal: score: --out, got '{out}'; expected a file that can be written {FULL}\n",
+    )
+    assert pq.read_table(out).num_rows == 7
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_what_was_there(
+    text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.parquet"
+    out.write_text("earlier")
+    monkeypatch.setattr(scoring.pq, "ParquetWriter", FullAtEnd)
+    code, _, err = call(capsys, "score", text_run, inputs, "--out", out)
+    expected = f"a file that can be written {FULL}; what was there before is kept"
+    assert (code, err.splitlines()[-1]) == (2, f"temporal: score: --out, got '{out}'; expected {expected}")
+    assert out.read_text() == "earlier"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_device_is_written_as_it_is(text_run: Path, inputs: Path, capsys: Capture) -> None:
+    device = Path("/dev/full")
+    if not device.is_char_device():
+        pytest.skip("needs /dev/full")
+    code, _, err = call(capsys, "score", text_run, inputs, "--out", device)
+    assert code == 2
+    assert err.splitlines()[-1].startswith(
+        f"temporal: score: --out, got '/dev/full'; expected a file that can be written {FULL}"
+    )
+    assert device.is_char_device()
+    assert not list(Path("/dev").glob("full.*"))
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("{folder}/inputs", "a file ending in .parquet"),
+        ("{folder}/s.csv", "a file ending in .parquet"),
+        ("{folder}/inputs/d.txt/s.parquet", "a file that can be written (Not a directory)"),
+        ("{folder}/inputs/b.parquet", "a file that is not one of the inputs"),
+    ],
+)
+def test_an_output_that_cannot_be(
+    out: str, expected: str, text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = out.format(folder=tmp_path)
+    before = (inputs / "b.parquet").read_bytes()
+    message = f"score: --out, got '{out}'; expected {expected}"
+    assert complaint(capsys, "score", text_run, inputs / "b.parquet", "--out", out) == message
+    assert (inputs / "b.parquet").read_bytes() == before
+
+
+# Long texts.
+
+
+def read_long(capsys: Capture, run: Path, place: Path, num: int, *budget: str) -> tuple[dict[str, Any], int]:
+    (place / "long.txt").write_text("w1 " * num)
+    tracemalloc.start()
+    (row,) = score(capsys, run, place / "long.txt", *budget, out=place / "s.parquet")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row["tokens_total"] == num
+    return row, peak
+
+
+def test_a_text_of_a_million_tokens_within_a_budget(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    row, _ = read_long(capsys, text_run, tmp_path, 1_000_000, "--tokens", "6")
+    assert 0 < row["tokens_read"] <= 6
+
+
+@pytest.mark.slow
+def test_a_long_text_without_a_budget(
+    text_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading keeps its state and the places read: a few bytes of each token, whatever the length."""
+    copy = Path(shutil.copytree(text_run, tmp_path / "run"))
+    # reads everything, for it never halts
+    monkeypatch.setattr("temporal.decisions.Halt.apply", lambda self, option, choice, modes: choice)
+    row, peak = read_long(capsys, copy, tmp_path, 1_000_000)
+    assert row["tokens_read"] > 200_000
+    assert peak < 400 * 1_000_000
+
+
+# What cannot be asked for.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokens", "-1"], "--tokens, got -1.0; expected a finite number from 1 up"),
+        (["--tokens", "0"], "--tokens, got 0.0; expected a finite number from 1 up"),
+        (["--tokens", "nan"], "--tokens, got nan; expected a finite number from 1 up"),
+        (["--tokens", "inf"], "--tokens, got inf; expected a finite number from 1 up"),
+        (["--tokens", "ten"], "--tokens, got 'ten'; expected a number"),
+        (["--flops", "-1"], "--flops, got -1.0; expected a finite number from 1 up"),
+        (["--flops", "nan"], "--flops, got nan; expected a finite number from 1 up"),
+        (["--flops", "inf"], "--flops, got inf; expected a finite number from 1 up"),
+        (["--flops", "63"], "--flops, got 63.0; expected 64 or more, the cost of one answer"),
+        (["--flops", "9", "--tokens", "9"], "--tokens, got --flops as well; expected one of them"),
+        (["--price", "-0.1"], "--price, got -0.1; expected a finite number from 0 up"),
+        (["--price", "nan"], "--price, got nan; expected a finite number from 0 up"),
+        (["--price", "inf"], "--price, got inf; expected a finite number from 0 up"),
+        (["gone.txt"], "input, got 'gone.txt'; expected a file or folder that exists"),
+        (["--token", "3"], "option, got '--token'; expected one of {options}; did you mean '--tokens'?"),
+        (["--agent.hidden_size", "3"], "option, got '--agent.hidden_size'; expected one of {options}"),
+    ],
+)
+def test_settings_out_of_range(
+    arguments: list[str], message: str, text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "s.parquet"
+    options = "--help, --tokens, --flops, --price, --out, --text-column, --trust"
+    told = complaint(capsys, "score", text_run, inputs, *arguments, "--out", out)
+    assert told == "score: " + message.format(options=options)
+    assert not out.exists()
+
+
+def test_a_run_without_texts(text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = Path(shutil.copytree(text_run, tmp_path / "run"))
+    (run / "tokenizer.json").unlink()
+    message = f"run: {run}/tokenizer.json, got no file; expected the tokenizer of a run on texts"
+    assert complaint(capsys, "score", run, inputs) == message
+
+
+def test_the_tokenizer_of_another_run(text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = Path(shutil.copytree(text_run, tmp_path / "run"))
+    file = run / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    before = tokenizer.get_vocab_size() + 1
+    tokenizer.add_tokens(["one", "two"])
+    tokenizer.save(str(file))
+    message = f"run: vocabulary of {file}, got {before + 2}; expected {before}, as the run was trained with"
+    assert complaint(capsys, "score", run, inputs) == message
