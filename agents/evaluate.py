@@ -26,10 +26,11 @@ from temporal.agents.controls import (
 )
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import Trajectories, TrajectoryRecorder
-from temporal.curve import FLOOR_SHARE, FREE, Outcomes, Point, wilson
+from temporal.curve import FLOOR_SHARE, FREE, wilson
 from temporal.data.base import Sequences, Split
 from temporal.decisions import Sift
 from temporal.errors import bad
+from temporal.points import Outcomes, Point
 from temporal.readers.base import Reader
 from temporal.reading import Outcome, Plan, read
 

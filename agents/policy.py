@@ -159,23 +159,20 @@ def scalars(observation: Observation, agent: PolicyAgent) -> Float[Tensor, "... 
     )
     log_range = math.log(agent.highest_price / agent.lowest_price)
     price = observation.price.clamp(agent.lowest_price, agent.highest_price)
-    left = torch.minimum(observation.tokens_left, (observation.length - observation.position).double())
+    remaining = (observation.length - observation.position).double()
+    left = torch.minimum(observation.tokens_left, remaining)
     left = torch.minimum(left, observation.flops_left / agent._token_flops).clamp_min(0)
-
-    def log_tokens(value: Tensor) -> Tensor:
-        return torch.log1p(value.double()) / agent._log_length
-
+    counts = torch.stack([observation.tokens, observation.length, left, remaining], -1)
+    log_tokens = (torch.log1p(counts) / agent._log_length).unbind(-1)
     columns = [
         2 * torch.log(price / agent.lowest_price) / log_range - 1,
-        log_tokens(observation.tokens),
+        log_tokens[0],
         (observation.tokens / agent._mean_length).clamp(max=3) - 1,
-        log_tokens(observation.length),
-        log_tokens(left),
-        log_tokens(observation.length - observation.position),
+        *log_tokens[1:],
         2 * top[..., 0] - 1,
         top[..., 0] - top[..., 1],
         entropy,
         torch.log((1 - top[..., 0]).clamp_min(1e-4)) / 5 + 1,
         1 - 2 / (1 + observation.streak.double()),
     ]
-    return torch.stack([c.to(top.dtype) for c in columns], -1)
+    return torch.stack(columns, -1).to(top.dtype)

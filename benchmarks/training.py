@@ -2,22 +2,32 @@
 
 Both draw 128 texts, read each with a stochastic policy that halts and sifts before every chunk of 8 tokens, and take one
 AdamW step on REINFORCE with a learned baseline (prices, per-step costs, entropy bonus) plus the reader's cross-entropy
-after every chunk. Networks have the same sizes, the policies the same chances, dropout is off.
+after every chunk. Networks have the same sizes and dropout is off. Where each text is halted is drawn beforehand and
+overrides the policy's draw, so that both read the same depths, which no update changes.
 
 - ours: `PolicyPhase`: roll-out over refilling slots without gradients, then a dense replay with them.
 - unrolled: what a repository of one paper does, done well: the batch padded to its longest text, embedded in one call;
   for each chunk one forward of the policy (its inputs are few and cheap), a draw, eight GRUCell steps with masks, one
   read-out over the chunk's stacked outputs; it stops when all have halted, then stacks logits and takes the losses.
   Nothing is read twice, so it has one forward pass less than ours.
+
+Three kinds of reading:
+
+- all: every token of every text;
+- sifted: every chunk, of which all, half or a quarter of the tokens are read, with equal chances;
+- halted: sifted, and halted after a number of chunks that is log-uniform from 1 to the longest text's, as it comes about
+  where prices are drawn log-uniformly.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.timing import Report, parse, ragged_texts, seconds_of, thread_counts
+from benchmarks.timing import MAX_LENGTH, Report, parse, ragged_texts, seconds_of, thread_counts
 from temporal.agents.phases import PolicyPhase
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.reinforce import Reinforce
@@ -27,35 +37,62 @@ from temporal.decisions import Halt, Sift
 from temporal.readers import RecurrentReader
 from temporal.readers.base import Task
 from temporal.readers.readout import LOWEST
+from temporal.reading import Observation
 
 CHUNK, EPISODES = 8, 128
-LEVELS = (0.0, 0.5, 0.75)
 PRICES = (0.003, 30.0)
 RATE, VALUE_WEIGHT, ENTROPY_WEIGHT = 1e-4, 0.5, 0.003
 
 
-def set_chances(heads: nn.Linear, halt: float) -> None:
-    """Make a policy halt with this chance before each chunk, and sift evenly, whatever it sees."""
-    nn.init.zeros_(heads.weight)
-    chances = [1 - halt, halt, *(1 / len(LEVELS) for _ in LEVELS)]
-    with torch.no_grad():
-        heads.bias.copy_(torch.tensor(chances).log())
+class Reading(NamedTuple):
+    """How texts are read."""
+
+    name: str
+    levels: tuple[float, ...]
+    halts: bool
+
+    def stops(self, generator: torch.Generator) -> Tensor:
+        """Chunks (episodes,) after which each text is halted."""
+        longest = MAX_LENGTH / CHUNK
+        share = torch.rand(EPISODES, generator=generator) if self.halts else torch.ones(EPISODES)
+        return (longest**share).ceil()
+
+
+READINGS = (
+    Reading("all", (0.0,), False),
+    Reading("sifted", (0.0, 0.5, 0.75), False),
+    Reading("halted", (0.0, 0.5, 0.75), True),
+)
+
+
+class HaltedPolicy(PolicyAgent):
+    """A policy that draws as ever, but is halted where told."""
+
+    stops: Tensor
+
+    def act(self, observation: Observation) -> Tensor:
+        """What was drawn, halting replaced."""
+        actions = super().act(observation)
+        actions[:, 0] = observation.observations >= self.stops[observation.episode]
+        return actions
 
 
 class Ours:
     """An iteration of the policy phase."""
 
-    def __init__(self, source: Sequences, task: Task, sizes: tuple[int, int], halt: float, slots: int) -> None:
+    def __init__(
+        self, source: Sequences, task: Task, sizes: tuple[int, int], reading: Reading, slots: int
+    ) -> None:
         embedding, hidden = sizes
         reader = RecurrentReader(
             task, embedding_size=embedding, hidden_size=hidden,
             embedding_dropout=0.0, token_dropout=0.0, summary_dropout=0.0,
         )  # fmt: skip
         reader.salience.copy_(torch.rand(task.vocabulary_size))
-        agent = PolicyAgent(task, reader, (Halt(), Sift(LEVELS)))
-        set_chances(agent.heads, halt)
+        self.reading = reading
+        self.agent = HaltedPolicy(task, reader, (Halt(), Sift(reading.levels)))
         rows = torch.arange(len(source))
-        scene = Scene(source, rows, rows, reader, agent, CHUNK, slots, "log_likelihood", PRICES, 0.0)
+        scene = Scene(source, rows, rows, reader, self.agent, CHUNK, slots, "log_likelihood", PRICES, 0.0)
         learner = Reinforce("learned", 1, ENTROPY_WEIGHT, VALUE_WEIGHT)
         self.phase = PolicyPhase(scene, learner, 1000, EPISODES, RATE, RATE, None, 0.0)
         self.optimizer = self.phase.optimizer()
@@ -64,6 +101,7 @@ class Ours:
 
     def iterate(self) -> None:
         """Roll out, replay, update."""
+        self.agent.stops = self.reading.stops(self.generator)
         for loss, metrics in self.phase.losses(0, self.generator):
             step(self.optimizer, loss)
             self.tokens_mean = metrics["tokens_mean"]
@@ -72,9 +110,9 @@ class Ours:
 class Unrolled(nn.Module):
     """A reader and a policy in one loop over time."""
 
-    def __init__(self, source: Sequences, task: Task, sizes: tuple[int, int], halt: float) -> None:
+    def __init__(self, source: Sequences, task: Task, sizes: tuple[int, int], reading: Reading) -> None:
         super().__init__()
-        self.source, self.task = source, task
+        self.source, self.task, self.reading = source, task, reading
         embedding, hidden = sizes
         self.embedding = nn.Embedding(task.vocabulary_size, embedding, padding_idx=0)
         self.cell = nn.GRUCell(embedding, hidden)
@@ -83,11 +121,10 @@ class Unrolled(nn.Module):
         self.trunk = nn.Sequential(
             nn.Linear(16 + task.num_classes + 2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()
         )
-        self.heads = nn.Linear(64, 2 + len(LEVELS))
+        self.heads = nn.Linear(64, 2 + len(reading.levels))
         self.value = nn.Linear(64, 1)
-        set_chances(self.heads, halt)
         self.register_buffer("salience", torch.rand(task.vocabulary_size))
-        self.register_buffer("levels", torch.tensor(LEVELS))
+        self.register_buffer("levels", torch.tensor(reading.levels))
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=RATE, weight_decay=0.0)
         self.generator = torch.Generator().manual_seed(0)
         self.tokens_mean = 0.0
@@ -95,11 +132,11 @@ class Unrolled(nn.Module):
     def iterate(self) -> None:
         """Unroll, update."""
         rows = torch.randint(0, len(self.source), (EPISODES,), generator=self.generator)
-        price = torch.exp(torch.rand(EPISODES) * 9.2 - 5.8)
+        price = PRICES[0] * (PRICES[1] / PRICES[0]) ** torch.rand(EPISODES, generator=self.generator)
         assert self.source.labels is not None
-        step(self.optimizer, self.loss(rows, price, self.source.labels[rows]))
+        step(self.optimizer, self.loss(rows, price, self.source.labels[rows], self.reading.stops(self.generator)))
 
-    def loss(self, rows: Tensor, price: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, rows: Tensor, price: Tensor, labels: Tensor, stops: Tensor) -> Tensor:
         """REINFORCE with a learned baseline, and cross-entropy after every chunk."""
         lengths = self.source.lengths[rows]
         width = -(-int(lengths.max()) // CHUNK) * CHUNK
@@ -118,7 +155,7 @@ class Unrolled(nn.Module):
             summary = torch.cat([torch.where(seen > 0, highest, 0.0), total / seen.clamp_min(1)], 1)
             known = [logits[-1].softmax(-1).detach(), price.log()[:, None], seen / self.task.mean_length]
             features = self.trunk(torch.cat([torch.tanh(self.squeeze(summary.detach())), *known], 1))
-            halt, level, log, entropy = self.draw(self.heads(features))
+            halt, level, log, entropy = self.draw(self.heads(features), stops <= len(logs))
             values.append(self.value(features)[:, 0])
             logs.append(log)
             entropies.append(entropy)
@@ -152,10 +189,11 @@ class Unrolled(nn.Module):
         policy = -gain - ENTROPY_WEIGHT * torch.stack(entropies, 1) + VALUE_WEIGHT * (value - returns) ** 2
         return (policy * valid).sum() / valid.sum() + (each * counted).sum() / counted.sum()
 
-    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Whether to halt, which level, the log-probability of both and their entropy."""
-        parts = [part.log_softmax(-1) for part in logits.split([2, len(LEVELS)], -1)]
+    def draw(self, logits: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Whether to halt (as told), which level, the log-probability of both and their entropy."""
+        parts = [part.log_softmax(-1) for part in logits.split([2, len(self.reading.levels)], -1)]
         halt, level = (torch.multinomial(p.detach().exp(), 1, generator=self.generator) for p in parts)
+        halt = stop.long()[:, None]
         going = (halt == 0).float()
         log = parts[0].gather(1, halt) + going * parts[1].gather(1, level)
         entropy = -(parts[0].exp() * parts[0]).sum(1) - going[:, 0] * (parts[1].exp() * parts[1]).sum(1)
@@ -172,18 +210,18 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 def main() -> None:
     """Print seconds of both and how many times faster ours is."""
-    arguments = parse(__doc__ or "", sequences=2048, slots=64, repeats=5, embedding=128, hidden=128)
+    arguments = parse(__doc__ or "", sequences=2048, slots=EPISODES, repeats=5, embedding=128, hidden=128)
     report = Report("one training iteration of 128 texts: unrolled GRUCell by ours", arguments.json)
     source, task = ragged_texts(arguments.sequences)
     sizes = (arguments.embedding, arguments.hidden)
     for threads in thread_counts(arguments.threads):
-        for halt in (1e-6, 1 / 32, 1 / 8):
+        for reading in READINGS:
             torch.manual_seed(0)
-            ours = Ours(source, task, sizes, halt, arguments.slots)
-            unrolled = Unrolled(source, task, sizes, halt)
+            ours = Ours(source, task, sizes, reading, arguments.slots)
+            unrolled = Unrolled(source, task, sizes, reading)
             seconds = seconds_of({"ours": ours.iterate, "unrolled": unrolled.iterate}, arguments.repeats)
             report.add(
-                threads=threads, halts_at_each_step=halt,
+                threads=threads, slots=arguments.slots, reading=reading.name,
                 tokens_read_ours=ours.tokens_mean, tokens_read_unrolled=unrolled.tokens_mean,
                 our_seconds=seconds["ours"], unrolled_seconds=seconds["unrolled"],
                 times_faster=seconds["unrolled"] / seconds["ours"],

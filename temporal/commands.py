@@ -43,12 +43,13 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     if runs.check_folder(folder, parsed, options.resume, options.reader_from):
         print(folder)
         return
-    # Everything that can be wrong with the configuration comes up before the folder is made.
+    # Everything that can be wrong with what was given comes up before the folder is made.
+    source = runs.load(Path(options.reader_from)) if options.reader_from else None
     experiment = instantiate(parsed)
     reader, agent = experiment.build()
     check_effects(experiment, reader, agent)
-    if options.reader_from:
-        runs.copy_reader(runs.load(Path(options.reader_from)), reader)
+    if source is not None:
+        runs.copy_reader(source, reader)
     scene = experiment.training.scene(
         experiment.data.split("train"), reader, agent, experiment.chunk, experiment.num_slots, experiment.seed
     )

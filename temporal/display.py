@@ -35,10 +35,18 @@ Advance = Callable[[str, int, int], None]
 """Takes what is being done, how many steps are done, and how many there are (0 where that is not known)."""
 
 
+class Results(Console):
+    """Standard output; where that is no terminal, lines may be long."""
+
+    def on_broken_pipe(self) -> None:
+        """A reader that goes away, such as head, is no mistake; rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def results() -> Console:
-    """Where results are printed; where that is no terminal, lines are as wide as they must be."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+    """Where results are printed."""
+    console = Results()
+    return console if console.is_terminal else Results(width=WIDE)
 
 
 @contextmanager

@@ -184,12 +184,15 @@ WORDS = {
 }
 
 
+ENDS = {"data": Source, "reader": Reader, "scheme": Decision, "agent": PolicyAgent, "learner": Learner}
+
+
 def complaint(text: str) -> UserError:
     """The telling part of a message of jsonargparse, which spells out every type that it tried."""
     text = " ".join(text.split())
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     of = f" of {key}" if key else ""
-    got = re.search(r"(?:Got|Given) value: (.*?)(?=\. Got value: | Subclass types |$)", text)
+    got = re.search(r"(?:Got|Given) value: (.*?)(?=\. Got value: | Subclass types | - Expected a |$)", text)
     value = got[1] if got else ""
     # the innermost class complains; that of a callable is only shown in the value
     named = re.findall(r"given class_path '([^']+)'", text) or re.findall(r"class_path='([^']+)'", value)[:1]
@@ -199,11 +202,11 @@ def complaint(text: str) -> UserError:
     if found := re.search(r"arguments are required: (.+)|argument --(\S+): expected one argument", text):
         return UserError(f"config: {found[1] or found[2]}{of}, got no value; expected one")
     if found := re.search(r"module '(\S+)' has no attribute '(\S+)'", text):
-        return _no_class(of, f"{found[1]}.{found[2]}")
+        return _no_class(key, f"{found[1]}.{found[2]}")
     if found := re.search(r"No module named '\S+'", text):
-        return _no_class(of, named[-1] if named else value, f" ({found[0]})")
+        return _no_class(key, named[-1] if named else value, f" ({found[0]})")
     if found := re.search(r"import path string: (\S+)|subclass spec, but got (\S+)\. Got", text):
-        return _no_class(of, found[1] or found[2])
+        return _no_class(key, found[1] or found[2])
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return bad("config", f"class{of}", found[1], f"a {found[2]}")
     if found := re.search(r"Not a valid subclass of (\w+)", text):
@@ -215,14 +218,12 @@ def complaint(text: str) -> UserError:
     return UserError(f"config: {text if len(text) <= 300 else text[:297] + '...'}")
 
 
-def _no_class(of: str, name: str, why: str = "") -> UserError:
-    return bad("config", f"class{of}", name, f"a class that can be imported{why}", _classes())
-
-
-def _classes() -> list[str]:
-    """Class paths, and the short names that a YAML may use as well."""
-    found = [c for kind in KINDS.values() for c in concrete(kind)]
-    return [f"{c.__module__}.{c.__name__}" for c in found] + [c.__name__ for c in found]
+def _no_class(key: str, name: str, why: str = "") -> UserError:
+    """Known are class paths, and the short names that a YAML may use as well."""
+    kinds: list[type] = [kind for end, kind in ENDS.items() if key.endswith(end)]
+    classes = [c for kind in kinds for c in concrete(kind)]
+    known = [f"{c.__module__}.{c.__name__}" for c in classes] + [c.__name__ for c in classes]
+    return bad("config", f"class of {key}", name, f"a class that can be imported{why}", known)
 
 
 def concrete(kind: type) -> list[type]:

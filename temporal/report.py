@@ -9,22 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from temporal.agents.evaluate import POLICY, Bench, evaluate
-from temporal.curve import (
-    FREE,
-    AgentRun,
-    Point,
-    Saved,
-    band,
-    compare,
-    estimate_area,
-    load_outcomes,
-    read_points,
-    save_outcomes,
-    write_points,
-)
+from temporal.curve import FREE, AgentRun, band, compare, estimate_area
 from temporal.display import Advance
 from temporal.errors import bad, reason
 from temporal.plot import Kind, Series, plot_curves
+from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
 from temporal.runs import Run, read_about, read_config
 
 SHARES = (0.05, 0.10, 0.15, 0.25)

@@ -85,7 +85,9 @@ class HaltsAfter(Agent):
         return actions
 
 
-def make_reader(seed: int = 0, task: Task = TASK, cell: str = "gru", hidden_size: int = 10) -> RecurrentReader:
+def make_reader(
+    seed: int = 0, task: Task = TASK, cell: str = "gru", hidden_size: int = 10
+) -> RecurrentReader:
     """An untrained reader whose answers differ from text to text."""
     torch.manual_seed(seed)
     reader = RecurrentReader(task, cell, 8, hidden_size, skim_size=3)  # type: ignore[arg-type]

@@ -13,7 +13,16 @@ from scipy import stats
 from torch import Tensor
 
 from temporal.agents.base import Agent
-from temporal.agents.controls import Confidence, Hindsight, Prefix, Random, ReadAll, Sifting, Uniform, best_stops
+from temporal.agents.controls import (
+    Confidence,
+    Hindsight,
+    Prefix,
+    Random,
+    ReadAll,
+    Sifting,
+    Uniform,
+    best_stops,
+)
 from temporal.agents.evaluate import Bench, Evaluation, make_trials, record_all
 from temporal.agents.rollout import SpanRecorder, TrajectoryRecorder
 from temporal.agents.stopping import NeverHalts
@@ -78,16 +87,23 @@ class TestNeverHalts(AgentContract):
 
     def test_decisions_cost_what_the_operator_counter_sees(self) -> None:
         # It decides nothing itself, and pays for the policy that it stands in for.
-        assert self.agent().decision_flops == make_policy(make_reader(), Halt(), Jump((0, 4)), Mode()).decision_flops
+        assert (
+            self.agent().decision_flops
+            == make_policy(make_reader(), Halt(), Jump((0, 4)), Mode()).decision_flops
+        )
 
 
 def of_lengths(*lengths: int) -> Sequences:
     offsets = torch.tensor([0, *lengths]).cumsum(0).numpy()
-    tokens = torch.randint(1, TASK.vocabulary_size, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        1, TASK.vocabulary_size, (sum(lengths),), generator=torch.Generator().manual_seed(0)
+    )
     return Sequences(tokens.numpy(), offsets, torch.zeros(len(lengths), dtype=torch.long).numpy())
 
 
-def places(agent: Agent, source: Sequences, chunk: int = CHUNK, slots: int = 8, times: int = 1) -> list[list[int]]:
+def places(
+    agent: Agent, source: Sequences, chunk: int = CHUNK, slots: int = 8, times: int = 1
+) -> list[list[int]]:
     """Which places of each sequence are read, in order."""
     plan = Plan.of(torch.arange(len(source)).repeat(times))
     spans = SpanRecorder(len(plan))
@@ -106,7 +122,9 @@ lengths = st.lists(st.integers(0, TASK.max_length), min_size=1, max_size=5)
 
 @few
 @given(lengths, st.integers(0, 25), st.integers(1, 7))
-def test_prefix_reads_its_tokens_rounded_up_to_observations(sizes: list[int], tokens: int, chunk: int) -> None:
+def test_prefix_reads_its_tokens_rounded_up_to_observations(
+    sizes: list[int], tokens: int, chunk: int
+) -> None:
     source = of_lengths(*sizes)
     found = places(Prefix(tokens), source, chunk)
     assert found == [list(range(min(-(-tokens // chunk) * chunk, n))) for n in sizes]
@@ -117,7 +135,9 @@ def test_prefix_reads_its_tokens_rounded_up_to_observations(sizes: list[int], to
 def test_uniform_reads_its_tokens_evenly_spread(sizes: list[int], tokens: int, chunk: int) -> None:
     source = of_lengths(*sizes)
     num = -(-tokens // chunk)
-    for size, found in zip(sizes, places(Uniform(tokens, chunk, TASK.max_length), source, chunk), strict=True):
+    for size, found in zip(
+        sizes, places(Uniform(tokens, chunk, TASK.max_length), source, chunk), strict=True
+    ):
         if size <= num * chunk:
             assert found == list(range(size))
             continue
@@ -226,7 +246,11 @@ def test_no_rule_that_only_halts_beats_hindsight(reader: Reader) -> None:
     bench = Bench("needle", reader, make_policy(reader), (1, 1), 0, CHUNK, 64, 0)
     recording = record_all(bench, SOURCE, torch.arange(len(SOURCE)))
     trials = make_trials(Evaluation(num_settings=5), bench, recording, {"probability": [], "entropy": []})
-    oracles = [(trial.price or float(trial.setting or 0), trial.agent) for trial in trials if trial.name == "hindsight"]
+    oracles = [
+        (trial.price or float(trial.setting or 0), trial.agent)
+        for trial in trials
+        if trial.name == "hindsight"
+    ]
     assert len(oracles) == 5
     rules: list[Agent] = [Prefix(k) for k in range(0, 24, 4)]
     rules += [Confidence(t) for t in torch.linspace(0.34, 1, 6).tolist()]
@@ -252,7 +276,10 @@ def test_no_rule_that_only_halts_beats_hindsight(reader: Reader) -> None:
         (lambda: Uniform(-1, 4, 20), "Uniform: tokens, got -1; expected a whole number from 0 up"),
         (lambda: Random(-2, 4, 20), "Random: tokens, got -2; expected a whole number from 0 up"),
         (lambda: Confidence(1.2), "Confidence: threshold, got 1.2; expected a number from 0 to 1"),
-        (lambda: Sifting(ReadAll(), 1.0), "Sift: levels, got [1.0]; expected different numbers from 0 to below 1"),
+        (
+            lambda: Sifting(ReadAll(), 1.0),
+            "Sift: levels, got [1.0]; expected different numbers from 0 to below 1",
+        ),
     ],
 )
 def test_settings_out_of_range(make: object, message: str) -> None:

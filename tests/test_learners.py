@@ -32,7 +32,9 @@ def doubled(episodes: Trajectories) -> Trajectories:
     """In double precision, so that gradients can be compared closely."""
     observation = episodes.observation
     assert observation.probabilities is not None
-    precise = observation._replace(summary=observation.summary.double(), probabilities=observation.probabilities.double())
+    precise = observation._replace(
+        summary=observation.summary.double(), probabilities=observation.probabilities.double()
+    )
     return episodes._replace(observation=precise, answers=episodes.answers.double())
 
 
@@ -52,7 +54,9 @@ def sampled_episodes(agent: PolicyAgent, num: int = 40, seed: int = 0) -> tuple[
     with agent.sampling(generator):
         episodes = doubled(roll_out(SOURCE, READER, agent, Plan.of(torch.arange(num), 0.1), num, CHUNK))
     agent.double()
-    return episodes, torch.randn(episodes.valid.shape, generator=generator, dtype=torch.double) * episodes.valid
+    return episodes, torch.randn(
+        episodes.valid.shape, generator=generator, dtype=torch.double
+    ) * episodes.valid
 
 
 def make_agent(*decisions: Decision) -> PolicyAgent:
@@ -63,7 +67,9 @@ def gradients(loss: Tensor, agent: PolicyAgent) -> Gradients:
     """Of every parameter but those of the value head."""
     named = {n: p for n, p in agent.named_parameters() if not n.startswith("value")}
     found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)}
+    return {
+        n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)
+    }
 
 
 def exact(agent: PolicyAgent, episodes: Trajectories, reward: Tensor) -> tuple[Gradients, Tensor]:
@@ -79,7 +85,9 @@ def one_loss(learner: Learner, agent: PolicyAgent, episodes: Trajectories, rewar
 
 def assert_same(actual: Gradients, expected: Gradients) -> None:
     for name, gradient in expected.items():
-        torch.testing.assert_close(actual[name], gradient, atol=1e-9, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            actual[name], gradient, atol=1e-9, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert max(float(g.abs().max()) for g in expected.values()) > 1e-4  # they are not all nothing
 
 
@@ -153,16 +161,24 @@ def test_ppo_survives_a_single_step() -> None:
 
 @pytest.mark.parametrize(
     ("shift", "advantage", "moves"),
-    [(1.0, 1.0, False), (1.0, -1.0, True), (-1.0, 1.0, True), (-1.0, -1.0, False), (0.1, 1.0, True), (0.1, -1.0, True)],
+    [
+        (1.0, 1.0, False),
+        (1.0, -1.0, True),
+        (-1.0, 1.0, True),
+        (-1.0, -1.0, False),
+        (0.1, 1.0, True),
+        (0.1, -1.0, True),
+    ],
 )
 def test_ppo_clips_what_would_go_further(shift: float, advantage: float, moves: bool) -> None:
     agent = make_agent()
-    episodes, reward = every_episode(agent)
+    episodes, _ = every_episode(agent)
     now, _ = agent.log_probability(agent.judge(episodes.observation), episodes.actions)
     ppo = PPO(clip=0.2, **NO_EXTRAS)
     before = now.detach() - shift  # the ratio is exp(shift)
     loss = ppo._loss(agent, episodes, before, torch.full_like(now, advantage), torch.zeros_like(now))
-    assert float(loss.detach()) == pytest.approx(-min(math.exp(shift) * advantage, min(max(math.exp(shift), 0.8), 1.2) * advantage))
+    ratio = math.exp(shift)
+    assert loss.item() == pytest.approx(-min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage))
     found = gradients(loss, agent)
     assert any(bool(g.any()) for g in found.values()) == moves
 

@@ -80,13 +80,16 @@ def test_judging_many_steps_is_judging_each() -> None:
     one = first_observation(6)
     both = Observation(*(torch.stack([c, c.flip(0)]) for c in one))  # type: ignore[union-attr]
     together, alone = agent.judge(both), agent.judge(one)
-    for logits, expected in zip([*together.logits, together.value], [*alone.logits, alone.value], strict=True):
+    for logits, expected in zip(
+        [*together.logits, together.value], [*alone.logits, alone.value], strict=True
+    ):
         torch.testing.assert_close(logits[0], expected, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(logits[1], expected.flip(0), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "field", ["price", "tokens_left", "flops_left", "length", "probabilities", "summary", "streak", "tokens", "peek"]
+    "field",
+    ["price", "tokens_left", "flops_left", "length", "probabilities", "summary", "streak", "tokens", "peek"],
 )
 def test_everything_that_is_known_reaches_the_decision(field: str) -> None:
     agent = spread_out(make_policy(READER, peek_size=3))
@@ -140,7 +143,7 @@ def test_drawing_follows_the_probabilities_and_the_generator() -> None:
 
 def test_drawing_ends_with_an_error_as_well() -> None:
     agent = make_policy(READER)
-    with pytest.raises(RuntimeError), agent.sampling(torch.Generator()):  # noqa: PT012
+    with pytest.raises(RuntimeError), agent.sampling(torch.Generator()):
         raise RuntimeError
     assert agent._draw is None
 
@@ -159,7 +162,9 @@ def test_decisions_are_charged_where_they_are_taken() -> None:
     outcome = read(NEEDLE.split("train"), READER, agent, Plan.of(torch.arange(3)), 3, CHUNK)
     assert isinstance(outcome, Outcome)
     reading = READER.full_flops() - READER.predict_flops
-    expected = reading + 6 * READER.predict_flops + 5 * agent.decision_flops  # 5 decisions; an answer at each and at the end
+    expected = (
+        reading + 6 * READER.predict_flops + 5 * agent.decision_flops
+    )  # 5 decisions; an answer at each and at the end
     assert outcome.flops.tolist() == [expected] * 3
 
 

@@ -80,7 +80,9 @@ def test_of_decay_1_the_advantage_is_return_less_value(seed: int) -> None:
 
 @few
 @given(seeds, st.integers(2, 5), st.integers(1, 4))
-def test_the_group_baseline_knows_all_returns_of_the_group_but_the_own(seed: int, group: int, groups: int) -> None:
+def test_the_group_baseline_knows_all_returns_of_the_group_but_the_own(
+    seed: int, group: int, groups: int
+) -> None:
     total = torch.randn(group * groups, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     # exact: the derivative of each baseline with respect to each return
     influence = torch.autograd.functional.jacobian(lambda x: group_baseline(x, group), total)

@@ -57,7 +57,9 @@ def test_replaying_what_was_read_gives_the_recorded_read_outs(reader: Reader) ->
         replayed = reader.replay(episodes.reads)
         answers = reader.predict(replayed[:, -1]).softmax(-1)
     before = episodes.valid[..., None]
-    torch.testing.assert_close(replayed[:, :-1] * before, episodes.observation.summary * before, atol=CLOSE, rtol=CLOSE)
+    torch.testing.assert_close(
+        replayed[:, :-1] * before, episodes.observation.summary * before, atol=CLOSE, rtol=CLOSE
+    )
     torch.testing.assert_close(answers, episodes.answers, atol=CLOSE, rtol=CLOSE)
 
 
@@ -117,7 +119,10 @@ def test_parts_are_rows() -> None:
     assert torch.equal(part.actions, episodes.actions[rows])
     assert torch.equal(part.reads.tokens, episodes.reads.tokens[rows])
     assert torch.equal(part.observation.summary, episodes.observation.summary[rows])
-    assert episodes._replace(observation=episodes.observation._replace(peek=None)).part(rows).observation.peek is None
+    assert (
+        episodes._replace(observation=episodes.observation._replace(peek=None)).part(rows).observation.peek
+        is None
+    )
 
 
 def test_summaries_can_be_left_out() -> None:

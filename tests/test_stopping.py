@@ -75,7 +75,10 @@ def test_expected_worth_is_the_mean_of_drawn_readings() -> None:
 
 def test_expected_worth_and_its_gradient_stay_finite_when_all_is_certain() -> None:
     score = torch.tensor([[1e4, 1e4], [-1e4, -1e4], [1e4, -1e4]], dtype=torch.double, requires_grad=True)
-    worth, final = torch.tensor([[1.0, 2.0]] * 3, dtype=torch.double), torch.full((3,), 4.0, dtype=torch.double)
+    worth, final = (
+        torch.tensor([[1.0, 2.0]] * 3, dtype=torch.double),
+        torch.full((3,), 4.0, dtype=torch.double),
+    )
     found = expected_worth(score, worth, final, torch.ones(3, 2, dtype=torch.bool))
     found.sum().backward()
     assert found.tolist() == [1.0, 4.0, 1.0]
@@ -248,7 +251,9 @@ def test_never_halting_costs_and_sees_what_the_policy_does() -> None:
 
 def test_parts_of_recordings_are_rows() -> None:
     reader = make_reader()
-    recorded = StoppingFit(sequences=9).record(make_scene(reader, make_policy(reader)), torch.Generator().manual_seed(0))
+    recorded = StoppingFit(sequences=9).record(
+        make_scene(reader, make_policy(reader)), torch.Generator().manual_seed(0)
+    )
     part: Recorded = recorded.part(torch.tensor([4, 2]))
     assert torch.equal(part.cost, recorded.cost[[4, 2]])
     assert torch.equal(part.observation.summary, recorded.observation.summary[[4, 2]])

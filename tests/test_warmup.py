@@ -104,7 +104,10 @@ def test_batches_cover_every_row_once(num: int, size: int, seed: int) -> None:
 
 def test_batches_hold_sequences_of_like_length() -> None:
     lengths = torch.randint(0, 500, (400,), generator=generator())
-    spread = [float(lengths[b].max() - lengths[b].min()) for b in batches(lengths, torch.arange(400), 20, generator())]
+    spread = [
+        float(lengths[b].max() - lengths[b].min())
+        for b in batches(lengths, torch.arange(400), 20, generator())
+    ]
     assert np.mean(spread) < 60  # of 500; shuffled ones would span more than 400
 
 

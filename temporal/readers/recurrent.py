@@ -14,7 +14,7 @@ from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
 from temporal.readers.readout import ReadOut
 
 SKIM, FULL = 1, 2
-PACKED_SHARE = 0.75  # of real tokens in a batch of chunks; with fewer, packing costs less than running the padding
+PADDING = 100  # cells of padding in a batch of chunks that take a GRU about as long as packing does
 ROWS = 32  # replayed together on a CPU; fewer would starve the matrix products
 
 
@@ -122,8 +122,8 @@ class RecurrentReader(Reader):
         start = tuple(h[None].contiguous() for h in hidden)
         argument = start if self.cell == "lstm" else start[0]
         width = embedded.shape[1]
-        real = int(counts.sum()) / counts.shape[0] / width
-        if real > (PACKED_SHARE if self.cell == "gru" else 0.999):
+        padding = counts.shape[0] * width - int(counts.sum())
+        if padding <= (PADDING if self.cell == "gru" else 0):
             outputs, end = cell(embedded, argument)
             if self.cell == "gru":  # a GRU's state is its output, so ragged rows need no packing
                 rows = torch.arange(counts.shape[0], device=counts.device)

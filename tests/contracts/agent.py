@@ -38,7 +38,9 @@ def observations(draw: st.DrawFn, max_rows: int = 5, summary_size: int = 20) -> 
         position = draw(st.integers(0, length))
         tokens = draw(st.integers(0, position))
         seen = draw(st.integers(0, tokens))
-        rows.append((length, position, tokens, seen, draw(st.integers(0, seen)), draw(st.integers(0, EPISODES - 1))))
+        rows.append(
+            (length, position, tokens, seen, draw(st.integers(0, seen)), draw(st.integers(0, EPISODES - 1)))
+        )
     length, position, tokens, seen, streak, episode = torch.tensor(rows).T
     num = len(rows)
 
