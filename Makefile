@@ -10,7 +10,7 @@ TESTING := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all bench lint format clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,12 @@ test: lint  ## lint, types, layers, and every test that is not slow
 
 test-all: lint  ## the same with the slow tests
 	$(BIN)/python -m pytest -n 2
+
+bench: $(TESTING)  ## time and memory against rivals; on a machine that does nothing else
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.skipping
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.memory
 
 lint: $(TESTING)  ## lint, format, types and layers only
 	$(BIN)/ruff check

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from temporal.decisions import Scheme
-from temporal.reading import Observation
+from temporal.episodes import Observation
 
 
 class Agent(ABC):

@@ -24,12 +24,16 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "state.safetensors"
 
-    def save(self, models: nn.Module, optimizer: torch.optim.Optimizer | None, phase: int, update: int) -> None:
+    def save(
+        self, models: nn.Module, optimizer: torch.optim.Optimizer | None, phase: int, update: int
+    ) -> None:
         """Write weights, optimiser and position."""
         tensors = {f"model.{k}": v.detach().contiguous().cpu() for k, v in models.state_dict().items()}
         if optimizer is not None:
             for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous().cpu() for k, v in state.items()}
+                tensors |= {
+                    f"optimizer.{index}.{k}": torch.as_tensor(v).contiguous().cpu() for k, v in state.items()
+                }
         write_tensors(self._file, tensors, {"position": json.dumps([phase, update])})
 
     def load_models(self, models: nn.Module) -> tuple[int, int] | None:
@@ -64,7 +68,9 @@ class Checkpoint:
                 position = (opened.metadata() or {})["position"]
             return load_file(self._file), position
         except (SafetensorError, OSError, KeyError) as error:
-            raise UserError(f"run: {self._file.name}, got a damaged file ({error}); expected the state of a training") from None
+            raise UserError(
+                f"run: {self._file.name}, got a damaged file ({error}); expected the state of a training"
+            ) from None
 
 
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -85,4 +91,6 @@ def load_weights(models: nn.Module, weights: dict[str, torch.Tensor], file: Path
         models.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"run: {file.name}, got weights of another model ({reason}); expected those of config.yaml") from None
+        raise UserError(
+            f"run: {file.name}, got weights of another model ({reason}); expected those of config.yaml"
+        ) from None

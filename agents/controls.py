@@ -10,8 +10,8 @@ from torch import Tensor
 
 from temporal.agents.base import Agent
 from temporal.decisions import READ_ON, Advance, Halt, Scheme, Sift
+from temporal.episodes import Observation
 from temporal.errors import bad
-from temporal.reading import Observation
 
 Measure = Literal["probability", "entropy"]
 
@@ -175,7 +175,9 @@ class Hindsight(Agent):
 
     def act(self, observation: Observation) -> Tensor:
         """Halt at the point looked up."""
-        return _halt(observation.observations >= self.stop_after.to(observation.episode.device)[observation.episode])
+        return _halt(
+            observation.observations >= self.stop_after.to(observation.episode.device)[observation.episode]
+        )
 
 
 def best_stops(correct: Tensor, cost: Tensor, valid: Tensor, price: float) -> Tensor:

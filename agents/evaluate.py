@@ -29,10 +29,11 @@ from temporal.agents.rollout import Trajectories, TrajectoryRecorder
 from temporal.curve import FLOOR_SHARE, FREE, wilson
 from temporal.data.base import Sequences, Split
 from temporal.decisions import Sift
+from temporal.episodes import Outcome, Plan
 from temporal.errors import bad
 from temporal.points import Outcomes, Point
 from temporal.readers.base import Reader
-from temporal.reading import Outcome, Plan, read
+from temporal.reading import read
 
 POLICY = "policy"
 BUDGETED = "policy_budget"
@@ -46,6 +47,7 @@ class Evaluation:
         prices: range of prices the agent is shown; none takes the range it was trained on.
         floor: where areas start, as a share of the cost of full reading, above 0 and below 1.
         limit: sequences of each split read at most; none reads all.
+        controls: trace the rules too, not the agent and read-all alone.
     """
 
     def __init__(
@@ -54,12 +56,19 @@ class Evaluation:
         prices: tuple[float, float] | None = None,
         floor: float = FLOOR_SHARE,
         limit: int | None = None,
+        controls: bool = True,
     ) -> None:
         if num_settings < 2 or not 0 < floor < 1 or (limit is not None and limit < 1):
-            raise bad("evaluation", "num_settings, floor, limit", (num_settings, floor, limit), "2, within 0 to 1, 1")
+            raise bad(
+                "evaluation",
+                "num_settings, floor, limit",
+                (num_settings, floor, limit),
+                "2, within 0 to 1, 1",
+            )
         if prices is not None and not 0 < prices[0] <= prices[1] < math.inf:
             raise bad("evaluation", "prices", list(prices), "two finite numbers above 0, the lower first")
-        self.num_settings, self.prices, self.floor, self.limit = num_settings, prices, floor, limit
+        self.num_settings, self.prices, self.floor = num_settings, prices, floor
+        self.limit, self.controls = limit, controls
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,11 @@ class Recording(NamedTuple):
 
 
 def evaluate(
-    evaluation: Evaluation, bench: Bench, validation: Sequences, test: Sequences, progress: Callable[[str, int, int], None]
+    evaluation: Evaluation,
+    bench: Bench,
+    validation: Sequences,
+    test: Sequences,
+    progress: Callable[[str, int, int], None],
 ) -> dict[Split, Traced]:
     """Trace everything on both splits; thresholds are placed by what validation shows.
 
@@ -135,7 +148,8 @@ def record_all(bench: Bench, source: Sequences, rows: Tensor) -> Recording:
     never.threshold = 2.0  # no probability reaches it
     read(source, bench.reader, never, Plan.of(rows), bench.num_slots, bench.chunk, recorder)
     episodes: Trajectories = recorder.trajectories()
-    assert source.labels is not None and episodes.observation.probabilities is not None
+    assert source.labels is not None
+    assert episodes.observation.probabilities is not None
     num_steps = episodes.valid.sum(1).cpu()
     answers = torch.cat([episodes.observation.probabilities, episodes.answers[:, None]], 1).cpu()
     every = torch.arange(len(rows))
@@ -156,10 +170,15 @@ def _thresholds(recording: Recording, num: int) -> dict[Measure, list[float]]:
     found: dict[Measure, list[float]] = {}
     # From the second column on: the rule reads one observation at least.
     costs = recording.cost[:, 1:][recording.valid[:, 1:]]
-    goals = torch.logspace(float(costs.min().log10()), float(recording.cost.amax(1).mean().log10()), num, dtype=costs.dtype)
+    goals = torch.logspace(
+        float(costs.min().log10()), float(recording.cost.amax(1).mean().log10()), num, dtype=costs.dtype
+    )
     for measure, sureness in recording.sureness.items():
         values = sureness[recording.valid]
-        grid = torch.quantile(values[torch.linspace(0, len(values) - 1, min(len(values), 100_000)).long()].double(), torch.linspace(0, 1, 200, dtype=torch.double))
+        grid = torch.quantile(
+            values[torch.linspace(0, len(values) - 1, min(len(values), 100_000)).long()].double(),
+            torch.linspace(0, 1, 200, dtype=torch.double),
+        )
         grid = torch.cat([grid, torch.ones(1).double() - torch.logspace(-2, -6, 40).double()]).unique()
         means = torch.stack([_mean_cost(recording, sureness, float(t)) for t in grid])
         nearest = (means[:, None] - goals).abs().argmin(0)
@@ -185,9 +204,11 @@ def make_trials(
     prices = [low] if low == high else np.geomspace(low, high, num).tolist()
     for price in prices:
         yield Trial(POLICY, price, bench.agent, price)
+    yield Trial("read_all", None, ReadAll())
+    if not evaluation.controls:
+        return
     for k in tokens:
         yield Trial(BUDGETED, k, bench.agent, prices[0], k)
-    yield Trial("read_all", None, ReadAll())
     for k in tokens:
         yield Trial("prefix", k, Prefix(k))
         yield Trial("uniform", k, Uniform(k, chunk, longest))
@@ -208,7 +229,12 @@ def make_trials(
 
 
 def _trace(
-    bench: Bench, split: Split, source: Sequences, rows: Tensor, trials: list[Trial], progress: Callable[[str, int, int], None]
+    bench: Bench,
+    split: Split,
+    source: Sequences,
+    rows: Tensor,
+    trials: list[Trial],
+    progress: Callable[[str, int, int], None],
 ) -> Traced:
     assert source.labels is not None
     labels = source.labels[rows]
@@ -236,7 +262,9 @@ def _trace(
     return Traced(points, outcomes)
 
 
-def _point(bench: Bench, split: Split, trial: Trial, outcome: Outcome, correct: Tensor, seconds: float) -> Point:
+def _point(
+    bench: Bench, split: Split, trial: Trial, outcome: Outcome, correct: Tensor, seconds: float
+) -> Point:
     num = len(correct)
     low, high = wilson(int(correct.sum()), num)
     priced = trial.name in (POLICY, BUDGETED)

@@ -16,7 +16,7 @@ from temporal.agents.rollout import Trajectories, roll_out
 from temporal.agents.scene import Scene
 from temporal.agents.stopping import Recorded, StoppingFit
 from temporal.agents.warmup import Warmup, answer_losses, batches
-from temporal.reading import Plan
+from temporal.episodes import Plan
 from temporal.reward import answer_reward
 
 Metrics = dict[str, float]
@@ -53,7 +53,9 @@ class Phase(ABC):
 
 def cosine(peak: float, update: int, total: int, ramp: int = 50) -> float:
     """A learning rate that climbs over `ramp` updates and then falls to nothing along a cosine."""
-    return peak * min(1.0, (update + 1) / ramp) * 0.5 * (1 + math.cos(math.pi * min(update / max(total, 1), 1)))
+    return (
+        peak * min(1.0, (update + 1) / ramp) * 0.5 * (1 + math.cos(math.pi * min(update / max(total, 1), 1)))
+    )
 
 
 class WarmupPhase(Phase):
@@ -80,7 +82,9 @@ class WarmupPhase(Phase):
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the reader."""
         parameters = self.scene.reader.parameters()
-        return torch.optim.AdamW(parameters, lr=self.warmup.learning_rate, weight_decay=self.warmup.weight_decay)
+        return torch.optim.AdamW(
+            parameters, lr=self.warmup.learning_rate, weight_decay=self.warmup.weight_decay
+        )
 
     def learning_rate(self, update: int) -> float:
         """Ramp and cosine."""
@@ -91,7 +95,9 @@ class WarmupPhase(Phase):
         scene, (epoch, index) = self.scene, divmod(update, self.per_epoch)
         if epoch != self._epoch:
             order = torch.Generator().manual_seed(self._seed + epoch)
-            self._batches = list(batches(scene.source.lengths, scene.reader_rows, self.warmup.batch_size, order))
+            self._batches = list(
+                batches(scene.source.lengths, scene.reader_rows, self.warmup.batch_size, order)
+            )
             self._epoch = epoch
         rows = self._batches[index]
         scene.reader.train()
@@ -223,4 +229,3 @@ class PolicyPhase(Phase):
         each = answer_losses(scene.reader, episodes.reads, labels)
         seen = torch.cat([torch.ones_like(labels)[:, None].bool(), episodes.reads.counts > 0], 1)
         return (each * seen).sum() / seen.sum()
-

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from temporal.agents.base import Agent
 from temporal.cost import module_flops
 from temporal.decisions import Decision, Halt, Scheme
+from temporal.episodes import Observation
 from temporal.errors import bad
 from temporal.readers.base import Reader, Task
-from temporal.reading import Observation
 
 
 class Judgement(NamedTuple):

@@ -36,7 +36,9 @@ class PPO(Learner):
         value_weight: float = 0.5,
     ) -> None:
         if clip <= 0 or passes < 1 or parts < 1 or not 0 <= decay <= 1:
-            raise bad("PPO", "clip, passes, parts, decay", (clip, passes, parts, decay), "above 0, 1, 1, 0 to 1")
+            raise bad(
+                "PPO", "clip, passes, parts, decay", (clip, passes, parts, decay), "above 0, 1, 1, 0 to 1"
+            )
         self.clip, self.passes, self.parts, self.decay = clip, passes, parts, decay
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
 
@@ -50,7 +52,9 @@ class PPO(Learner):
             advantage = advantages(reward, judgement.value.to(reward.dtype), episodes.valid, self.decay)
             target = advantage + judgement.value
             spread = advantage[episodes.valid]
-            advantage = (advantage - spread.mean()) / (spread.std(correction=0) + 1e-6)  # of one step the spread is 0
+            advantage = (advantage - spread.mean()) / (
+                spread.std(correction=0) + 1e-6
+            )  # of one step the spread is 0
         for _ in range(self.passes):
             order = torch.randperm(len(reward), generator=generator)
             for rows in order.chunk(self.parts):

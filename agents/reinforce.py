@@ -116,6 +116,6 @@ class A2C(Learner):
         judgement = agent.judge(episodes.observation)
         advantage = advantages(reward, judgement.value.detach().to(reward.dtype), episodes.valid, self.decay)
         target = advantage + judgement.value.detach()
-        yield policy_loss(agent, judgement, episodes, advantage, self.entropy_weight) + self.value_weight * mean_over(
-            (judgement.value - target) ** 2, episodes.valid
-        )
+        yield policy_loss(
+            agent, judgement, episodes, advantage, self.entropy_weight
+        ) + self.value_weight * mean_over((judgement.value - target) ** 2, episodes.valid)

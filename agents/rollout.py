@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from temporal.data.base import Sequences
+from temporal.episodes import Observation, Outcome, Plan, Reading, Transition
 from temporal.readers.base import Reader, Reads
-from temporal.reading import Observation, Outcome, Plan, Reading, Transition, read
+from temporal.reading import read
 
 
 class Trajectories(NamedTuple):

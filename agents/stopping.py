@@ -22,8 +22,8 @@ from temporal.agents.base import Agent
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import Trajectories, roll_out
 from temporal.agents.scene import Scene
+from temporal.episodes import Observation, Plan
 from temporal.errors import bad
-from temporal.reading import Observation, Plan
 from temporal.reward import answer_reward
 
 Method = Literal["regression", "expected"]

@@ -217,7 +217,9 @@ def patient_interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _update(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, update: int, seed: int) -> Metrics:
+def _update(
+    training: Training, phase: Phase, optimizer: torch.optim.Optimizer, update: int, seed: int
+) -> Metrics:
     torch.manual_seed(derive(seed, phase.name, update))  # dropout draws from the global generator
     generator = torch.Generator().manual_seed(derive(seed, phase.name, update, "draws"))
     rate = phase.learning_rate(update)
@@ -226,7 +228,7 @@ def _update(training: Training, phase: Phase, optimizer: torch.optim.Optimizer, 
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
         optimizer.step()
         metrics = found

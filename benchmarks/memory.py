@@ -1,11 +1,11 @@
 """Peak memory of encoding and of training, for a corpus and for one ten times as large.
 
-Texts are generated into a parquet file and read through `TextSource`. Each measurement is a process of its own: the
-first encodes the corpus into the cache, the second maps it and trains a few updates of every phase, salience counted
-over the whole corpus included. Two peaks are taken: all that was resident, of which pages of mapped files are a part
-that the system takes back when it needs the room, and what the process owned (the larger of the ends of all updates).
+Texts are generated into a parquet file and read through `TextSource`. Each measurement is a process of its own: one
+encodes the corpus into the cache, the next maps it, counts salience over all of it and trains a few updates of every
+phase. Two peaks are taken: of all that was resident, which includes pages of mapped files that the system takes back
+when it needs the room, and of what the process owned (sampled after every update; Linux only).
 
-What `StoppingFit` records is bounded by its `sequences`; here both corpora reach that bound.
+What `StoppingFit` records is bounded by its `sequences`, 4000 by default; here by 128, which both corpora reach.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-MIB = 1024  # KiB, the unit of Linux's figures
-UPDATES, RECORDED = 6, 256
+from benchmarks.timing import MAX_LENGTH, Report, add_json, ragged_lengths
+
+UPDATES, RECORDED, CHUNK, SLOTS = 6, 128, 8, 64
 
 
 def write_corpus(folder: Path, num: int) -> None:
@@ -31,37 +31,102 @@ def write_corpus(folder: Path, num: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
     schema = pa.schema({"text": pa.string(), "label": pa.string()})
     with pq.ParquetWriter(folder / "train.parquet", schema) as writer:
         for start in range(0, num, 1000):
-            lengths = np.exp(rng.normal(np.log(160), 0.8, min(1000, num - start))).astype(int).clip(1, 600)
-            texts = [" ".join(f"w{word}" for word in rng.zipf(1.3, n).clip(max=30_000)) for n in lengths]
+            lengths = ragged_lengths(rng, min(1000, num - start))
+            texts = [" ".join(map(str, rng.zipf(1.3, n).clip(max=50_000))) for n in lengths]
             labels = rng.choice(["ham", "spam"], len(texts)).tolist()
             writer.write_table(pa.table({"text": texts, "label": labels}, schema))
 
 
-def train(folder: Path) -> None:
-    """A few updates of every phase."""
+def train(folder: Path) -> float:
+    """A few updates of every phase; returns the peak of owned MiB."""
+    import torch
+
+    from benchmarks.training import step
     from temporal.agents.policy import PolicyAgent
+    from temporal.agents.salience import count_salience
     from temporal.agents.stopping import StoppingFit
     from temporal.agents.train import Training
-    from temporal.agents.train import train as run
-    from temporal.agents.warmup import Warmup
     from temporal.data.text import TextSource
     from temporal.decisions import Halt, Sift
     from temporal.readers import RecurrentReader
 
-    class FirstBatches(Warmup):
-        """Its phase ends after a few updates, whatever the corpus."""
+    data = TextSource(str(folder), max_tokens=MAX_LENGTH)
+    source, task = data.split("train"), data.task
+    reader = RecurrentReader(task)
+    agent = PolicyAgent(task, reader, (Halt(), Sift()))
+    training = Training(stopping=StoppingFit(sequences=RECORDED), reader_learning_rate=1e-4)
+    scene = training.scene(source, reader, agent, CHUNK, SLOTS, 0)
+    reader.salience.copy_(count_salience(source, scene.reader_rows, task.vocabulary_size, task.num_classes))
+    generator, owned = torch.Generator().manual_seed(0), owned_mib()
+    for phase in training.phases(scene, 0, warm=False):
+        phase.prepare(generator)
+        optimizer = phase.optimizer()
+        for update in range(UPDATES):
+            for loss, _ in phase.losses(update, generator):
+                step(optimizer, loss)
+            owned = max(owned, owned_mib())
+    return owned
 
-    source = TextSource(str(folder), max_tokens=600)
-    reader = RecurrentReader(source.task)
-    agent = PolicyAgent(source.task, reader, (Halt(), Sift()))
-    training = Training(
-        Warmup(epochs=1), StoppingFit(UPDATES, sequences=RECORDED), updates=UPDATES, reader_learning_rate=1e-4
-    )
-    scene = training.scene(source.split("train"), reader, agent, 8, 64, 0)
-    for phase in training.phases(scene, 0, False):
-        ...
+
+def encode(folder: Path) -> float:
+    """Encode into the cache; returns owned MiB at the end."""
+    from temporal.data.text import TextSource
+
+    TextSource(str(folder), max_tokens=MAX_LENGTH)
+    return owned_mib()
+
+
+def owned_mib() -> float:
+    """Resident memory that no file backs, in MiB; NaN where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), float("nan"))
+
+
+def measure(job: str, folder: Path, cache: Path) -> tuple[float, float]:
+    """Run a job in a fresh process; returns its peak of resident and of owned MiB."""
+    caches = {"TEMPORAL_CACHE": str(cache / "temporal"), "HF_HOME": str(cache / "hub")}
+    surroundings = os.environ | caches | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.memory", "--job", job, str(folder)]
+    done = subprocess.run(command, env=surroundings, check=True, stdout=subprocess.PIPE, text=True)
+    resident, owned = json.loads(done.stdout.splitlines()[-1])
+    return resident, owned
+
+
+def main() -> None:
+    """Print peaks of both sizes and their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=2000, help="in the smaller corpus, 1000 or more")
+    parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
+    add_json(parser)
+    arguments = parser.parse_args()
+    if arguments.job:
+        owned = {"encode": encode, "train": train}[arguments.job[0]](Path(arguments.job[1]))
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, owned]))
+        return
+    report = Report("peak memory when the corpus is ten times larger", arguments.json)
+    with tempfile.TemporaryDirectory() as scratch:
+        found: dict[tuple[str, int], tuple[float, float]] = {}
+        for num in (arguments.texts, 10 * arguments.texts):
+            folder = Path(scratch) / f"corpus{num}"
+            write_corpus(folder, num)
+            for job in ("encode", "train"):
+                found[job, num] = measure(job, folder, Path(scratch) / "cache")
+        for job in ("encode", "train"):
+            small, large = found[job, arguments.texts], found[job, 10 * arguments.texts]
+            for what, before, after in zip(("resident", "owned"), small, large, strict=True):
+                report.add(
+                    job=job, texts=arguments.texts, memory=what,
+                    mib=before, mib_of_ten_times=after, ratio=after / before,
+                )  # fmt: skip
+    report.show()
+
+
+if __name__ == "__main__":
+    main()

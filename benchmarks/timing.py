@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -24,10 +25,15 @@ VOCABULARY, CLASSES = 20_000, 2
 MEDIAN_LENGTH, SPREAD, MAX_LENGTH = 160, 0.8, 600
 
 
+def ragged_lengths(rng: np.random.Generator, num: int) -> NDArray[np.int64]:
+    """Tokens of texts about as long as mails are: log-normal, median 160, cut at 600."""
+    return rng.lognormal(np.log(MEDIAN_LENGTH), SPREAD, num).astype(np.int64).clip(1, MAX_LENGTH)
+
+
 def ragged_texts(num: int, seed: int = 0) -> tuple[Sequences, Task]:
-    """Random token ids in texts as long as mails are: log-normal, median 160, cut at 600."""
+    """Random token ids and labels."""
     rng = np.random.default_rng(seed)
-    lengths = np.exp(rng.normal(np.log(MEDIAN_LENGTH), SPREAD, num)).astype(np.int64).clip(1, MAX_LENGTH)
+    lengths = ragged_lengths(rng, num)
     offsets = np.concatenate([[0], lengths.cumsum()])
     flat = rng.integers(1, VOCABULARY, int(offsets[-1])).astype(np.int32)
     labels = rng.integers(0, CLASSES, num)
@@ -51,10 +57,15 @@ def parse(description: str, **counts: int) -> argparse.Namespace:
     """Arguments that every benchmark takes, and whole numbers of its own by name and default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append each row as one JSON line")
+    add_json(parser)
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     return parser.parse_args()
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Where rows go besides the table."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append each row as one JSON line")
 
 
 def thread_counts(wanted: list[int]) -> Iterator[int]:

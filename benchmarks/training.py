@@ -1,9 +1,9 @@
 """One training iteration, ours against an unrolled GRUCell under autograd that does the same work.
 
-Both draw 128 texts, read each with a stochastic policy that halts and sifts before every chunk of 8 tokens, and take one
-AdamW step on REINFORCE with a learned baseline (prices, per-step costs, entropy bonus) plus the reader's cross-entropy
-after every chunk. Networks have the same sizes and dropout is off. Where each text is halted is drawn beforehand and
-overrides the policy's draw, so that both read the same depths, which no update changes.
+Both draw 128 texts, read each with a stochastic policy that halts and sifts before every chunk of 8 tokens, and take
+one AdamW step on REINFORCE with a learned baseline (prices, per-step costs, entropy bonus) plus the reader's
+cross-entropy after every chunk. Networks have the same sizes and dropout is off. Where each text is halted is drawn
+beforehand and overrides the policy's draw, so that both read the same depths, which no update changes.
 
 - ours: `PolicyPhase`: roll-out over refilling slots without gradients, then a dense replay with them.
 - unrolled: what a repository of one paper does, done well: the batch padded to its longest text, embedded in one call;
@@ -15,8 +15,8 @@ Three kinds of reading:
 
 - all: every token of every text;
 - sifted: every chunk, of which all, half or a quarter of the tokens are read, with equal chances;
-- halted: sifted, and halted after a number of chunks that is log-uniform from 1 to the longest text's, as it comes about
-  where prices are drawn log-uniformly.
+- halted: sifted, and halted after a number of chunks that is log-uniform from 1 to the longest text's, as it comes
+  about where prices are drawn log-uniformly.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from temporal.agents.reinforce import Reinforce
 from temporal.agents.scene import Scene
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Sift
+from temporal.episodes import Observation
 from temporal.readers import RecurrentReader
 from temporal.readers.base import Task
 from temporal.readers.readout import LOWEST
-from temporal.reading import Observation
 
 CHUNK, EPISODES = 8, 128
 PRICES = (0.003, 30.0)
@@ -110,6 +110,9 @@ class Ours:
 class Unrolled(nn.Module):
     """A reader and a policy in one loop over time."""
 
+    salience: Tensor
+    levels: Tensor
+
     def __init__(self, source: Sequences, task: Task, sizes: tuple[int, int], reading: Reading) -> None:
         super().__init__()
         self.source, self.task, self.reading = source, task, reading
@@ -134,7 +137,8 @@ class Unrolled(nn.Module):
         rows = torch.randint(0, len(self.source), (EPISODES,), generator=self.generator)
         price = PRICES[0] * (PRICES[1] / PRICES[0]) ** torch.rand(EPISODES, generator=self.generator)
         assert self.source.labels is not None
-        step(self.optimizer, self.loss(rows, price, self.source.labels[rows], self.reading.stops(self.generator)))
+        stops = self.reading.stops(self.generator)
+        step(self.optimizer, self.loss(rows, price, self.source.labels[rows], stops))
 
     def loss(self, rows: Tensor, price: Tensor, labels: Tensor, stops: Tensor) -> Tensor:
         """REINFORCE with a learned baseline, and cross-entropy after every chunk."""
@@ -146,13 +150,14 @@ class Unrolled(nn.Module):
         highest, total = torch.full_like(hidden, LOWEST), torch.zeros_like(hidden)
         seen = torch.zeros(len(rows), 1)
         busy = torch.ones(len(rows), dtype=torch.bool)
-        logs, entropies, values, costs, masks = [], [], [], [], []
-        logits = [self.answer(torch.cat([torch.zeros_like(hidden), total], 1))]
+        logs: list[Tensor] = []
+        entropies, values, costs, masks = [], [], [], []
+        summary = torch.cat([torch.zeros_like(hidden), total], 1)
+        logits = [self.answer(summary)]
         for start in range(0, width, CHUNK):
             busy = busy & (start < lengths)
             if not bool(busy.any()):
                 break
-            summary = torch.cat([torch.where(seen > 0, highest, 0.0), total / seen.clamp_min(1)], 1)
             known = [logits[-1].softmax(-1).detach(), price.log()[:, None], seen / self.task.mean_length]
             features = self.trunk(torch.cat([torch.tanh(self.squeeze(summary.detach())), *known], 1))
             halt, level, log, entropy = self.draw(self.heads(features), stops <= len(logs))
@@ -174,15 +179,17 @@ class Unrolled(nn.Module):
             count = keep.sum(1, keepdim=True)
             seen = seen + count
             costs.append(count[:, 0] / self.task.mean_length)
-            logits.append(self.answer(torch.cat([torch.where(seen > 0, highest, 0.0), total / seen.clamp_min(1)], 1)))
+            summary = torch.cat([torch.where(seen > 0, highest, 0.0), total / seen.clamp_min(1)], 1)
+            logits.append(self.answer(summary))
         self.tokens_mean = float(seen.mean())
         valid, read = torch.stack(masks, 1), torch.stack(costs, 1)
         answers = torch.stack(logits, 1)
-        each = F.cross_entropy(answers.flatten(0, 1), labels.repeat_interleave(answers.shape[1]), reduction="none")
-        each = each.view(answers.shape[:2])
+        truth = labels[:, None].expand(answers.shape[:2])
+        each = F.cross_entropy(answers.flatten(0, 1), truth.flatten(), reduction="none").view(truth.shape)
         counted = torch.cat([torch.ones_like(valid[:, :1]), read > 0], 1)
         reward = -price[:, None] * read
-        reward[:, -1] -= each[:, -1].detach()  # nothing changes after the end, so the last answer is the answer
+        # Nothing changes after the end, so the last answer is the answer.
+        reward[:, -1] -= each[:, -1].detach()
         returns = reward.flip(1).cumsum(1).flip(1)
         value = torch.stack(values, 1)
         gain = torch.stack(logs, 1) * (returns - value.detach())
@@ -203,7 +210,7 @@ class Unrolled(nn.Module):
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """One update, gradients clipped."""
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
     optimizer.step()
 

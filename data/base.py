@@ -55,7 +55,8 @@ class Sequences:
         places = (starts.numpy(force=True)[:, None] + columns) * real
         index = (self._starts[sequences.numpy(force=True)][:, None] + places) * real
         tokens = self._flat[index].astype(np.int64) * real if len(self._flat) else np.zeros_like(places)
-        return Chunk(torch.from_numpy(tokens).to(starts.device), torch.from_numpy(places).to(starts.device), counts)
+        device = starts.device
+        return Chunk(torch.from_numpy(tokens).to(device), torch.from_numpy(places).to(device), counts)
 
 
 class Source(ABC):

@@ -98,7 +98,9 @@ def _text(file: Path, column: str) -> Iterator[tuple[int, Any]]:
 
 
 def _missing(column: str, known: list[str]) -> ValueError:
-    return ValueError(f"no column {column!r}; expected one of {', '.join(known)}" if known else "no header line")
+    return ValueError(
+        f"no column {column!r}; expected one of {', '.join(known)}" if known else "no header line"
+    )
 
 
 def _parquet(file: Path, column: str) -> Iterator[tuple[int, Any]]:

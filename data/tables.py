@@ -65,7 +65,9 @@ class Table:
                     kept.append((text, self._index[self._class(label)]))
                 elif not self._skip_bad:
                     row = i if self._numbers is None else self._numbers[i]
-                    raise UserError(f"{self._where} row {row}: {problem}; mend it or set data.skip_bad to true")
+                    raise UserError(
+                        f"{self._where} row {row}: {problem}; mend it or set data.skip_bad to true"
+                    )
             num_kept += len(kept)
             yield [t for t, _ in kept], [c for _, c in kept]
         if num_kept == 0:

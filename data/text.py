@@ -111,10 +111,7 @@ class TextSource(Source):
 
     def split(self, name: Split) -> Sequences:
         """The sequences of one split, memory-mapped."""
-        arrays = [
-            np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r")
-            for what in PARTS
-        ]
+        arrays = [np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r") for what in PARTS]
         return Sequences(arrays[0], np.asarray(arrays[1]), np.asarray(arrays[2]), self._max_tokens)
 
     def _open(self, files: dict[str, list[str]] | str) -> _Encoded:
@@ -149,11 +146,17 @@ class TextSource(Source):
             for split in SPLITS:
                 sizes = _write_split(work, split, tables[split], tokenizer, self._max_tokens)
                 mean_length = float(sizes.mean()) if split == "train" else mean_length
-            about = {"classes": tables["train"].classes, "mean_length": mean_length, "max_length": self._max_tokens}
+            about = {
+                "classes": tables["train"].classes,
+                "mean_length": mean_length,
+                "max_length": self._max_tokens,
+            }
             (work / "about.json").write_text(json.dumps(about))
             return _move(work, folder)
         except OSError as error:
-            raise bad("data", "cache folder", str(folder.parent), f"room to write in ({reason(error)})") from None
+            raise bad(
+                "data", "cache folder", str(folder.parent), f"room to write in ({reason(error)})"
+            ) from None
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -190,7 +193,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TEMPORAL_CACHE") or user_cache_dir("temporal", appauthor=False)) / "text"
 
 
-def _write_split(folder: Path, split: str, table: Table, tokenizer: Tokenizer, max_tokens: int) -> NDArray[np.int64]:
+def _write_split(
+    folder: Path, split: str, table: Table, tokenizer: Tokenizer, max_tokens: int
+) -> NDArray[np.int64]:
     """Append batch after batch to a raw file, then give it a header; memory holds one batch, offsets and labels."""
     lengths, labels = array("q"), array("q")
     raw = folder / f"{split}.raw"

@@ -65,32 +65,48 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="a YAML file, or the name of a shipped one (`temporal list`)")
     train.add_argument("--seed", type=int, help="of everything random")
     train.add_argument("--out", help="run folder; runs/CONFIG-seedN when left out")
-    train.add_argument("--resume", action="store_true", help="go on with the run in the folder, if there is one")
-    train.add_argument("--reader-from", metavar="RUN", help="take the reader of a finished run and do not warm it up")
+    train.add_argument(
+        "--resume", action="store_true", help="go on with the run in the folder, if there is one"
+    )
+    train.add_argument(
+        "--reader-from", metavar="RUN", help="take the reader of a finished run and do not warm it up"
+    )
     train.add_argument("--tensorboard", action="store_true", help="write event files beside metrics.jsonl")
-    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    train.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and stop"
+    )
 
     evaluate = commands.add_parser("evaluate", help="trace agent and controls, with intervals")
-    evaluate.add_argument("runs", nargs="+", metavar="RUN", help="run folders; several seeds of one configuration")
+    evaluate.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; several seeds of one configuration"
+    )
     evaluate.add_argument("--again", action="store_true", help="trace anew what was traced before")
-    evaluate.add_argument("--trust", action="store_true", help="build classes from outside temporal.*: runs their code")
+    evaluate.add_argument(
+        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
+    )
 
     plot = commands.add_parser("plot", help="draw accuracy against FLOPs of evaluated runs")
-    plot.add_argument("runs", nargs="+", metavar="RUN", help="evaluated run folders; several seeds make bands")
+    plot.add_argument(
+        "runs", nargs="+", metavar="RUN", help="evaluated run folders; several seeds make bands"
+    )
     plot.add_argument("--out", default="curve.png", help="png or svg")
     plot.add_argument("--title", help="above the picture")
     plot.add_argument("--agents", nargs="*", help="draw these only")
 
     score = commands.add_parser("score", help="classify texts within a budget")
     score.add_argument("run", help="run folder")
-    score.add_argument("inputs", nargs="+", metavar="INPUT", help="txt, parquet, csv, jsonl files or folders of them")
+    score.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="txt, parquet, csv, jsonl files or folders of them"
+    )
     budget = score.add_mutually_exclusive_group()
     budget.add_argument("--tokens", type=float, help="most tokens read of each text")
     budget.add_argument("--flops", type=float, help="most FLOPs spent on each text")
     score.add_argument("--price", type=float, help="of one full reading; the lowest trained on when left out")
     score.add_argument("--out", default="scores.parquet", help="parquet file of results")
     score.add_argument("--text-column", default="text", help="of tables")
-    score.add_argument("--trust", action="store_true", help="build classes from outside temporal.*: runs their code")
+    score.add_argument(
+        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
+    )
 
     cost = commands.add_parser("cost", help="the price list of a configuration, before any training")
     cost.add_argument("config", help="a YAML file, or the name of a shipped one")
@@ -141,7 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = f"{command}: {error.filename or 'files'}"
-        return _fail(f"{where}, got {reason(error)}; expected to read and write; what was finished is kept", debug)
+        return _fail(
+            f"{where}, got {reason(error)}; expected to read and write; what was finished is kept", debug
+        )
     return 0
 
 

@@ -80,7 +80,9 @@ class MetricsLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 expected = "the extra: pip install temporal-reading[tensorboard]"
-                raise UserError(f"train: --tensorboard, got no tensorboard to import; expected {expected}") from None
+                raise UserError(
+                    f"train: --tensorboard, got no tensorboard to import; expected {expected}"
+                ) from None
             self._make_writer = SummaryWriter
         return self
 
@@ -170,7 +172,9 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
     row(f"one observation of {experiment.chunk} tokens, answer and decision included",
         float(reader.read_flops(torch.tensor([len(reader.modes) - 1]), experiment.chunk * one, none))
         + reader.predict_flops + agent.decision_flops)  # fmt: skip
-    row(f"full reading of the average sequence ({reader.task.mean_length:.1f} tokens) = 1 unit of price", full)
+    row(
+        f"full reading of the average sequence ({reader.task.mean_length:.1f} tokens) = 1 unit of price", full
+    )
     results().print(table)
 
 

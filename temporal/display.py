@@ -85,14 +85,18 @@ def _plain(title: str, unit: str) -> Advance:
     def advance(what: str, done: int, total: int) -> None:
         nonlocal started, last, first, before
         now = time.monotonic()
-        if done < before or (before == 0 and done > 1 and total):  # anew, or going on where another process stopped
+        if done < before or (
+            before == 0 and done > 1 and total
+        ):  # anew, or going on where another process stopped
             started, first = now, done
         before = done
         if done == total or now - last >= PLAIN_SECONDS:
             last = now
             rate = (done - first) / max(now - started, 1e-9)
             of = f"/{total}" if total else ""
-            print(f"{title} {what}".strip() + f": {done}{of}, {rate:.1f} {unit}/s", file=sys.stderr, flush=True)
+            print(
+                f"{title} {what}".strip() + f": {done}{of}, {rate:.1f} {unit}/s", file=sys.stderr, flush=True
+            )
 
     return advance
 

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from temporal.decisions import Decision, Halt, Scheme
+from temporal.episodes import Fetches, Observation, Outcome, Plan
 from temporal.errors import bad
 from temporal.readers.base import Reader
-from temporal.reading import Fetches, Observation, Outcome, Plan, Slots
+from temporal.reading import Slots
 from temporal.registration import register_environments
 from temporal.reward import TaskReward, answer_reward, check_task_reward
 

@@ -63,7 +63,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.num_slots < 1:
-            raise bad("experiment", "chunk and num_slots", (self.chunk, self.num_slots), "whole numbers from 1 up")
+            raise bad(
+                "experiment", "chunk and num_slots", (self.chunk, self.num_slots), "whole numbers from 1 up"
+            )
 
     def build(self, task: Task | None = None) -> tuple[Reader, PolicyAgent]:
         """A reader and an agent with fresh weights by seed, on the device.
@@ -91,7 +93,9 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise bad("experiment", "device", name, f"auto, cpu or an accelerator that is there ({reason})") from None
+        raise bad(
+            "experiment", "device", name, f"auto, cpu or an accelerator that is there ({reason})"
+        ) from None
     return device
 
 
@@ -171,7 +175,9 @@ def check_effects(experiment: Experiment, reader: Reader, agent: PolicyAgent) ->
         if training.stopping.updates not in (0, StoppingFit().updates):
             raise bad(where, "stopping.updates", training.stopping.updates, "0, for the scheme has no Halt")
     if training.warmup.skim_share > 0 and "skim" not in reader.modes:
-        raise bad(where, "warmup.skim_share", training.warmup.skim_share, "0, for the reader has no mode skim")
+        raise bad(
+            where, "warmup.skim_share", training.warmup.skim_share, "0, for the reader has no mode skim"
+        )
 
 
 WORDS = {
@@ -265,9 +271,13 @@ def _check_strings(value: object, where: str, key: object = None) -> None:
         for each in value:
             _check_strings(each, where)
     elif key == "class_path" and not str(value).startswith("temporal."):
-        raise bad(where, "class_path", value, "a class of temporal.*; --trust builds others, which runs their code")
+        raise bad(
+            where, "class_path", value, "a class of temporal.*; --trust builds others, which runs their code"
+        )
     elif key != "class_path" and isinstance(value, str) and not re.fullmatch(r"\w*", value):
-        raise bad(where, str(key), value, "a plain word; --trust takes what may name a class, which runs its code")
+        raise bad(
+            where, str(key), value, "a plain word; --trust takes what may name a class, which runs its code"
+        )
 
 
 def dump(parsed: Namespace) -> str:
@@ -290,5 +300,3 @@ def load_yaml(text: str, where: str, what: str) -> dict[str, Any]:
         got = {"NoneType": "nothing", "list": "a list"}.get(type(loaded).__name__, "no keys")
         raise UserError(f"{where}: {what}, got {got}; expected a mapping")
     return loaded
-
-

@@ -34,15 +34,25 @@ def evaluate_run(run: Run, progress: Advance) -> None:
         experiment.seed,
     )
     if experiment.data.task != run.task:
-        raise bad("evaluate", "data", experiment.data.name, f"the data that {run.folder} was trained on, unchanged")
+        raise bad(
+            "evaluate", "data", experiment.data.name, f"the data that {run.folder} was trained on, unchanged"
+        )
     found = evaluate(
-        experiment.evaluation, bench, experiment.data.split("validation"), experiment.data.split("test"), progress
+        experiment.evaluation,
+        bench,
+        experiment.data.split("validation"),
+        experiment.data.split("test"),
+        progress,
     )
     try:
         write_points(run.folder / "points.jsonl", [p for traced in found.values() for p in traced.points])
-        save_outcomes(run.folder / "outcomes.npz", {split: traced.outcomes for split, traced in found.items()})
+        save_outcomes(
+            run.folder / "outcomes.npz", {split: traced.outcomes for split, traced in found.items()}
+        )
     except OSError as error:
-        raise bad("evaluate", "run", str(run.folder), f"a folder that can be written ({reason(error)})") from None
+        raise bad(
+            "evaluate", "run", str(run.folder), f"a folder that can be written ({reason(error)})"
+        ) from None
 
 
 class Evaluated:
@@ -58,12 +68,19 @@ class Evaluated:
         for folder in folders:
             read_about(folder)  # says what is wrong with a folder that is no run
             if not (folder / "outcomes.npz").is_file():
-                raise bad("plot", "run", str(folder), f"an evaluated run; `temporal evaluate {folder}` comes first")
+                raise bad(
+                    "plot", "run", str(folder), f"an evaluated run; `temporal evaluate {folder}` comes first"
+                )
             self.saved.append(load_outcomes(folder / "outcomes.npz"))
             self.points.extend(p for p in read_points(folder / "points.jsonl") if p.split == "test")
         floors = {read_config(folder)["evaluation"]["init_args"]["floor"] for folder in folders}
         if len(floors) != 1:
-            raise bad("plot", "evaluation.floor of the runs", sorted(floors), "one, so that areas are the same thing")
+            raise bad(
+                "plot",
+                "evaluation.floor of the runs",
+                sorted(floors),
+                "one, so that areas are the same thing",
+            )
         self.floor = float(floors.pop())
         tasks = sorted({p.task for p in self.points})
         if len(tasks) != 1:
@@ -92,7 +109,9 @@ def report(folders: list[Path], console: Console) -> None:
         f"{found.task}: {len(folders)} run(s), seeds {', '.join(map(str, seeds))}, {found.points[0].n} test sequences; "
         f"read-all {found.full_accuracy:.2%} at {found.full_flops_read:.3g} FLOPs"
     )
-    table = Table("agent", "area %", f"{POLICY} - agent [95 %]", *(f"at {s:.0%}" for s in SHARES), title=title)
+    table = Table(
+        "agent", "area %", f"{POLICY} - agent [95 %]", *(f"at {s:.0%}" for s in SHARES), title=title
+    )
     for name in found.names:
         runs = found.runs(name)
         area = estimate_area(runs, low, full)

@@ -91,7 +91,9 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     """Settings by their dotted names, as in overrides."""
     if not isinstance(value, dict):
         return {key: value}
-    parts = ((key if name == "init_args" else f"{key}.{name}".lstrip("."), each) for name, each in value.items())
+    parts = (
+        (key if name == "init_args" else f"{key}.{name}".lstrip("."), each) for name, each in value.items()
+    )
     return {name: each for name, part in parts for name, each in _flat(part, name).items()}
 
 
@@ -101,7 +103,10 @@ def start(folder: Path, experiment: Experiment, parsed: Any, reader_from: str | 
     Raises:
         UserError: it cannot be written.
     """
-    texts = {"config.yaml": dump(parsed), "about.json": json.dumps(describe(experiment, reader_from), indent=1)}
+    texts = {
+        "config.yaml": dump(parsed),
+        "about.json": json.dumps(describe(experiment, reader_from), indent=1),
+    }
     if isinstance(experiment.data, TextSource):
         texts["tokenizer.json"] = experiment.data.tokenizer.to_str(pretty=True)
     try:
@@ -147,7 +152,9 @@ def load(folder: Path, trust: bool = False) -> Run:
     """
     about = read_about(folder)
     if not about["finished"]:
-        raise bad("run", "folder", str(folder), "a finished training; `temporal train ... --resume` goes on with it")
+        raise bad(
+            "run", "folder", str(folder), "a finished training; `temporal train ... --resume` goes on with it"
+        )
     config = read_config(folder)
     if not trust:
         check_trusted(config, f"run: {folder / 'config.yaml'}")
@@ -236,7 +243,12 @@ def _commit() -> str | None:
     place = Path(__file__).resolve().parent
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=place, capture_output=True, text=True, timeout=5, check=True
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

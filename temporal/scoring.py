@@ -20,8 +20,9 @@ from temporal.data.base import Sequences
 from temporal.data.inputs import Problem, Row, find_inputs, read_rows
 from temporal.data.tokens import count_ids, token_ids
 from temporal.display import Advance
+from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError, bad, reason
-from temporal.reading import Outcome, Plan, read
+from temporal.reading import read
 from temporal.runs import Run
 
 BATCH = 1024
@@ -106,7 +107,9 @@ def score_inputs(
         progress("", num_scored + results.num_problems, num_scored + results.num_problems)
     share = spent / num_scored / run.reader.full_flops()
     summary = f"{out}: {num_scored} texts scored at {share:.1%} of a full reading on average"
-    return summary + (f"; {results.num_problems} could not be, see {results.errors}" if results.num_problems else "")
+    return summary + (
+        f"; {results.num_problems} could not be, see {results.errors}" if results.num_problems else ""
+    )
 
 
 def _tokenizer(run: Run) -> Tokenizer:
@@ -118,7 +121,12 @@ def _tokenizer(run: Run) -> Tokenizer:
         raise UserError(f"run: {path}, got {got}; expected the tokenizer of a run on texts") from None
     num_ids = count_ids(tokenizer)
     if num_ids != run.task.vocabulary_size:
-        raise bad("run", f"vocabulary of {path}", num_ids, f"{run.task.vocabulary_size}, as the run was trained with")
+        raise bad(
+            "run",
+            f"vocabulary of {path}",
+            num_ids,
+            f"{run.task.vocabulary_size}, as the run was trained with",
+        )
     return tokenizer
 
 
@@ -143,7 +151,11 @@ def _score(
     run: Run, tokenizer: Tokenizer, rows: list[Row], price: float, tokens: float | None, flops: float | None
 ) -> tuple[Scored | None, list[Problem]]:
     encoded = tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
-    unread = [Problem(r.input, r.row, "no token in the text") for r, e in zip(rows, encoded, strict=True) if not len(e)]
+    unread = [
+        Problem(r.input, r.row, "no token in the text")
+        for r, e in zip(rows, encoded, strict=True)
+        if not len(e)
+    ]
     pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if len(e)]
     if not pairs:
         return None, unread

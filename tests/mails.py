@@ -23,7 +23,9 @@ training:
   class_path: temporal.agents.train.Training
   init_args:
     warmup: {class_path: temporal.agents.warmup.Warmup, init_args: {epochs: 12, learning_rate: 0.05}}
-    stopping: {class_path: temporal.agents.stopping.StoppingFit, init_args: {updates: 80, learning_rate: 0.03, batch_size: 64}}
+    stopping:
+      class_path: temporal.agents.stopping.StoppingFit
+      init_args: {updates: 80, learning_rate: 0.03, batch_size: 64}
     updates: 2
     episodes: 16
     prices: [0.003, 10.0]

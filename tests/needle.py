@@ -10,8 +10,8 @@ from temporal.agents.base import Agent
 from temporal.agents.policy import PolicyAgent
 from temporal.data.generated import NeedleSource
 from temporal.decisions import Decision
+from temporal.episodes import Observation
 from temporal.readers import Chunk, Reader, Reads, RecurrentReader, State, Task
-from temporal.reading import Observation
 
 NEEDLE = NeedleSource(num_sequences=64, length=20, num_classes=3, noise=5)
 TASK = NEEDLE.task

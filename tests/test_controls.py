@@ -28,9 +28,10 @@ from temporal.agents.rollout import SpanRecorder, TrajectoryRecorder
 from temporal.agents.stopping import NeverHalts
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Jump, Mode, Sift
+from temporal.episodes import Observation, Outcome, Plan
 from temporal.errors import UserError
 from temporal.readers import Reader
-from temporal.reading import Observation, Outcome, Plan, read
+from temporal.reading import read
 from tests.contracts.agent import CHUNK, EPISODES, AgentContract, first_observation
 from tests.needle import NEEDLE, TASK, NeedleReader, make_policy, make_reader
 

@@ -20,9 +20,10 @@ from temporal.cost import (
 )
 from temporal.data.generated import NeedleSource
 from temporal.decisions import Decision, Halt, Jump, Mode
+from temporal.episodes import Observation, Plan
 from temporal.readers import Chunk, Reader, RecurrentReader, Task, TransformerReader
 from temporal.readers.base import COPY
-from temporal.reading import Observation, Plan, Slots
+from temporal.reading import Slots
 
 TASK = Task(vocabulary_size=30, class_names=("a", "b", "c"), mean_length=12, max_length=60)
 CELLS = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}

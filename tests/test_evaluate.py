@@ -24,9 +24,10 @@ from temporal.agents.policy import PolicyAgent
 from temporal.curve import FREE
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Sift
+from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError
 from temporal.readers import Reader
-from temporal.reading import Outcome, Plan, read
+from temporal.reading import read
 from tests.needle import NEEDLE, NeedleReader, make_policy, make_reader, needle_steps
 
 CHUNK = 4

@@ -15,8 +15,8 @@ from temporal.agents.reinforce import A2C, Learner, Reinforce, policy_loss
 from temporal.agents.returns import advantages, rewards
 from temporal.agents.rollout import Trajectories, roll_out
 from temporal.decisions import Decision, Halt, Jump, Mode
+from temporal.episodes import Plan
 from temporal.errors import UserError
-from temporal.reading import Plan
 from tests.needle import NEEDLE, HaltsAfter, make_policy, make_reader
 
 READER = make_reader()
@@ -116,6 +116,17 @@ def test_the_expected_gradient_is_that_of_the_expected_return(learner: Learner, 
         for name, gradient in gradients(loss, agent).items():
             total[name] += chance[drawn].prod() * gradient
     assert_same(total, expected)
+
+
+def test_the_group_is_compared_by_whole_returns() -> None:
+    # What was paid before a step is no merit or fault of the step, and the baseline takes it out again.
+    agent = make_agent()
+    episodes, reward = every_episode(agent)
+    total = reward.sum(1)
+    advantage = (total - (total.sum() - total) / 3)[:, None].expand_as(reward)
+    expected = policy_loss(agent, agent.judge(episodes.observation), episodes, advantage, 0.0)
+    found = one_loss(Reinforce("group", 4, **NO_EXTRAS), agent, episodes, reward)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_actor_critic_bootstraps_from_values() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from temporal.agents.base import Agent
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Halt, Jump, Mode, Sift
+from temporal.episodes import Observation, Outcome, Plan
 from temporal.errors import UserError
 from temporal.readers import Reader
-from temporal.reading import Observation, Outcome, Plan, read
+from temporal.reading import read
 from tests.contracts.agent import CHUNK, AgentContract, few, first_observation, observations
 from tests.needle import NEEDLE, TASK, make_policy, make_reader
 

@@ -18,9 +18,10 @@ from temporal.agents.rollout import roll_out
 from temporal.data.base import Sequences
 from temporal.data.generated import NeedleSource
 from temporal.decisions import Decision, Halt, Jump, Mode, Scheme, Sift
+from temporal.episodes import Observation, Outcome, Plan, Transition
 from temporal.errors import UserError
 from temporal.readers import Reader, RecurrentReader, Task, TransformerReader
-from temporal.reading import Observation, Outcome, Plan, Slots, Transition, read
+from temporal.reading import Slots, read
 
 NEEDLE = NeedleSource(num_sequences=66, length=21)  # more than 64 slots hold
 SOURCE = NEEDLE.split("train")

@@ -10,8 +10,9 @@ from temporal.agents.controls import Prefix, Random, Sifting
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import SpanRecorder, Trajectories, TrajectoryRecorder, roll_out
 from temporal.decisions import Halt, Jump, Mode, Sift
+from temporal.episodes import Outcome, Plan
 from temporal.readers import Reader, TransformerReader
-from temporal.reading import Outcome, Plan, read
+from temporal.reading import read
 from tests.needle import NEEDLE, TASK, make_policy, make_reader
 
 CHUNK = 4

@@ -26,8 +26,9 @@ from temporal.agents.stopping import (
     stopping_loss,
 )
 from temporal.decisions import Halt, Jump, Mode, Sift
+from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError
-from temporal.reading import Outcome, Plan, read
+from temporal.reading import read
 from temporal.reward import TaskReward
 from tests.needle import NEEDLE, HaltsAfter, NeedleReader, make_policy, make_reader, needle_steps
 

@@ -31,8 +31,9 @@ from temporal.agents.checkpoint import Checkpoint
 from temporal.agents.controls import Prefix
 from temporal.agents.train import Training, derive, patient_interrupts
 from temporal.cli import main
+from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError
-from temporal.reading import Outcome, Plan, read
+from temporal.reading import read
 from temporal.runs import load
 from tests.needle import NEEDLE, make_policy, make_reader
 

@@ -150,7 +150,8 @@ class RecurrentReader(Reader):
         batch, steps = reads.counts.shape
         # On a CPU time goes with cells, padding included: rows of like length run together.
         order = reads.counts.sum(1).argsort()
-        parts = [self._replay_dense(reads.take(rows)) for rows in order.split(ROWS if order.is_cpu else batch)]
+        groups = order.split(ROWS if order.is_cpu else max(batch, 1))
+        parts = [self._replay_dense(reads.take(rows)) for rows in groups]
         # After a row's last step nothing changes.
         whole = [torch.cat([p, p[:, -1:].expand(-1, steps + 1 - p.shape[1], -1)], 1) for p in parts]
         return torch.cat(whole).index_select(0, order.argsort())

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from temporal.agents.base import Agent
 from temporal.decisions import READ_ON
+from temporal.episodes import Observation, Outcome, Plan
 from temporal.readers import Reader
-from temporal.reading import Observation, Outcome, Plan, Slots, read
+from temporal.reading import Slots, read
 from tests.needle import NEEDLE, TASK, make_reader
 
 CHUNK = 4
