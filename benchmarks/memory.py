@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.timing import MAX_LENGTH, Report, add_json, ragged_lengths
 
 UPDATES, RECORDED, CHUNK, SLOTS = 6, 128, 8, 64
+VOCABULARY = 1000  # words that both corpora have
 
 
 def write_corpus(folder: Path, num: int) -> None:
@@ -55,7 +56,7 @@ def train(folder: Path) -> float:
     from temporal.decisions import Halt, Sift
     from temporal.readers import RecurrentReader
 
-    data = TextSource(str(folder), max_tokens=MAX_LENGTH)
+    data = TextSource(str(folder), vocabulary_size=VOCABULARY, max_tokens=MAX_LENGTH)
     source, task = data.split("train"), data.task
     reader = RecurrentReader(task)
     agent = PolicyAgent(task, reader, (Halt(), Sift()))
@@ -77,7 +78,7 @@ def encode(folder: Path) -> float:
     """Encode into the cache; returns owned MiB at the end."""
     from temporal.data.text import TextSource
 
-    TextSource(str(folder), max_tokens=MAX_LENGTH)
+    TextSource(str(folder), vocabulary_size=VOCABULARY, max_tokens=MAX_LENGTH)
     return owned_mib()
 
 

@@ -257,8 +257,8 @@ def test_the_bonus_raises_entropy(learner: Learner) -> None:
     episodes, reward = sampled_episodes(agent)
 
     def entropy() -> float:
-        judgement = agent.judge(episodes.observation)
-        return -policy_loss(agent, judgement, episodes, torch.zeros_like(reward), 1.0).item()
+        _, each = agent.log_probability(agent.judge(episodes.observation), episodes.actions)
+        return float(each.detach()[episodes.valid].mean())
 
     before, weight = entropy(), learner.entropy_weight  # type: ignore[attr-defined]
     learner.entropy_weight = 1.0  # type: ignore[attr-defined]
