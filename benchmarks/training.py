@@ -21,6 +21,7 @@ Three kinds of reading:
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -97,14 +98,14 @@ class Ours:
         self.phase = PolicyPhase(scene, learner, 1000, EPISODES, RATE, RATE, None, 0.0)
         self.optimizer = self.phase.optimizer()
         self.generator = torch.Generator().manual_seed(0)
-        self.tokens_mean = 0.0
+        self.tokens: list[float] = []
 
     def iterate(self) -> None:
         """Roll out, replay, update."""
         self.agent.stops = self.reading.stops(self.generator)
         for loss, metrics in self.phase.losses(0, self.generator):
             step(self.optimizer, loss)
-            self.tokens_mean = metrics["tokens_mean"]
+            self.tokens.append(metrics["tokens_mean"])
 
 
 class Unrolled(nn.Module):
@@ -130,7 +131,7 @@ class Unrolled(nn.Module):
         self.register_buffer("levels", torch.tensor(reading.levels))
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=RATE, weight_decay=0.0)
         self.generator = torch.Generator().manual_seed(0)
-        self.tokens_mean = 0.0
+        self.tokens: list[float] = []
 
     def iterate(self) -> None:
         """Unroll, update."""
@@ -181,7 +182,7 @@ class Unrolled(nn.Module):
             costs.append(count[:, 0] / self.task.mean_length)
             summary = torch.cat([torch.where(seen > 0, highest, 0.0), total / seen.clamp_min(1)], 1)
             logits.append(self.answer(summary))
-        self.tokens_mean = float(seen.mean())
+        self.tokens.append(float(seen.mean()))
         valid, read = torch.stack(masks, 1), torch.stack(costs, 1)
         answers = torch.stack(logits, 1)
         truth = labels[:, None].expand(answers.shape[:2])
@@ -229,7 +230,7 @@ def main() -> None:
             seconds = seconds_of({"ours": ours.iterate, "unrolled": unrolled.iterate}, arguments.repeats)
             report.add(
                 threads=threads, slots=arguments.slots, reading=reading.name,
-                tokens_read_ours=ours.tokens_mean, tokens_read_unrolled=unrolled.tokens_mean,
+                tokens_read_ours=mean(ours.tokens), tokens_read_unrolled=mean(unrolled.tokens),
                 our_seconds=seconds["ours"], unrolled_seconds=seconds["unrolled"],
                 times_faster=seconds["unrolled"] / seconds["ours"],
             )  # fmt: skip
