@@ -18,7 +18,7 @@ help:  ## list these targets
 setup: $(TESTING)  ## make .venv and install everything that the tests need
 
 demo: $(if $(wildcard $(TESTING)),$(TESTING),$(RUNTIME))  ## train on the shipped sample, evaluate, draw the curve
-	$(BIN)/temporal train mails --out runs/demo --resume
+	$(BIN)/temporal train mails --out runs/demo --resume --evaluation.num_settings 8
 	$(BIN)/temporal evaluate runs/demo
 	$(BIN)/temporal plot runs/demo --out runs/demo/curve.png
 

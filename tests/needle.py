@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from temporal.agents.base import Agent
 from temporal.agents.policy import PolicyAgent
+from temporal.data.base import Sequences
 from temporal.data.generated import NeedleSource
 from temporal.decisions import Decision
 from temporal.episodes import Observation
@@ -101,6 +102,14 @@ def make_policy(reader: Reader, *decisions: Decision, seed: int = 0, **settings:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 12, "summary_size": 3, **settings}
     return PolicyAgent(reader.task, reader, decisions or None, **sizes).eval()  # type: ignore[arg-type]
+
+
+def ragged(*lengths: int) -> Sequences:
+    """Noise of those lengths, with labels."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, TASK.vocabulary_size, (sum(lengths),), generator=generator)
+    labels = torch.randint(0, TASK.num_classes, (len(lengths),), generator=generator)
+    return Sequences(tokens.numpy(), torch.tensor([0, *lengths]).cumsum(0).numpy(), labels.numpy())
 
 
 def needle_steps(tokens: Tensor, num_classes: int, chunk: int) -> Tensor:

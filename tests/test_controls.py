@@ -33,7 +33,7 @@ from temporal.errors import UserError
 from temporal.readers import Reader
 from temporal.reading import read
 from tests.contracts.agent import CHUNK, EPISODES, AgentContract, first_observation
-from tests.needle import NEEDLE, TASK, NeedleReader, make_policy, make_reader
+from tests.needle import NEEDLE, TASK, NeedleReader, make_policy, make_reader, ragged
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 SOURCE = NEEDLE.split("train")
@@ -94,14 +94,6 @@ class TestNeverHalts(AgentContract):
         )
 
 
-def of_lengths(*lengths: int) -> Sequences:
-    offsets = torch.tensor([0, *lengths]).cumsum(0).numpy()
-    tokens = torch.randint(
-        1, TASK.vocabulary_size, (sum(lengths),), generator=torch.Generator().manual_seed(0)
-    )
-    return Sequences(tokens.numpy(), offsets, torch.zeros(len(lengths), dtype=torch.long).numpy())
-
-
 def places(
     agent: Agent, source: Sequences, chunk: int = CHUNK, slots: int = 8, times: int = 1
 ) -> list[list[int]]:
@@ -126,7 +118,7 @@ lengths = st.lists(st.integers(0, TASK.max_length), min_size=1, max_size=5)
 def test_prefix_reads_its_tokens_rounded_up_to_observations(
     sizes: list[int], tokens: int, chunk: int
 ) -> None:
-    source = of_lengths(*sizes)
+    source = ragged(*sizes)
     found = places(Prefix(tokens), source, chunk)
     assert found == [list(range(min(-(-tokens // chunk) * chunk, n))) for n in sizes]
 
@@ -134,7 +126,7 @@ def test_prefix_reads_its_tokens_rounded_up_to_observations(
 @few
 @given(lengths, st.integers(0, 25), st.integers(1, 7))
 def test_uniform_reads_its_tokens_evenly_spread(sizes: list[int], tokens: int, chunk: int) -> None:
-    source = of_lengths(*sizes)
+    source = ragged(*sizes)
     num = -(-tokens // chunk)
     for size, found in zip(
         sizes, places(Uniform(tokens, chunk, TASK.max_length), source, chunk), strict=True
@@ -151,7 +143,7 @@ def test_uniform_reads_its_tokens_evenly_spread(sizes: list[int], tokens: int, c
 def test_random_reads_different_whole_observations_in_order(
     sizes: list[int], tokens: int, chunk: int, seed: int
 ) -> None:
-    source = of_lengths(*sizes)
+    source = ragged(*sizes)
     num = -(-tokens // chunk)
     agent = Random(tokens, chunk, TASK.max_length, seed)
     for size, found in zip(sizes, places(agent, source, chunk), strict=True):
@@ -171,7 +163,7 @@ def test_random_draws_the_same_for_any_number_of_slots_and_another_for_another_s
 @pytest.mark.parametrize("num_slots", [5, 7])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_draws_every_set_of_observations_equally_often(num_slots: int, seed: int) -> None:
-    source = of_lengths(num_slots * 2)
+    source = ragged(num_slots * 2)
     agent = Random(4, 2, num_slots * 2, seed)
     found = places(agent, source, chunk=2, slots=256, times=4000)
     sets = [(p[0] // 2, p[2] // 2) for p in found]

@@ -28,7 +28,7 @@ from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError
 from temporal.readers import Reader
 from temporal.reading import read
-from tests.needle import NEEDLE, NeedleReader, make_policy, make_reader, needle_steps
+from tests.needle import NEEDLE, NeedleReader, make_policy, make_reader, needle_steps, ragged
 
 CHUNK = 4
 VALIDATION, TEST = NEEDLE.split("validation"), NEEDLE.split("test")
@@ -138,24 +138,22 @@ def test_settings_come_from_validation_alone(traced: dict[str, Traced]) -> None:
 
 def test_recordings_hold_every_stopping_point() -> None:
     reader = make_reader()
-    bench = make_bench(reader, make_policy(reader))
-    rows = torch.arange(16)
-    recording = record_all(bench, TEST, rows)
-    assert recording.cost.shape == (16, 6)
-    assert recording.valid.all()
-    for step in range(6):
-        agent = Confidence(0.0)
-        agent.threshold = 2.0
-        budget = None if step == 5 else max(step, 1) * CHUNK
-        outcome = read(TEST, reader, agent, Plan.of(rows, tokens=budget), 16, CHUNK)
+    source = ragged(20, 3, 8, 17, 1, 12, 9, 5)
+    rows = torch.arange(8)
+    recording = record_all(make_bench(reader, make_policy(reader)), source, rows)
+    ends = torch.tensor([5, 1, 2, 5, 1, 3, 3, 2])
+    assert torch.equal(recording.valid, torch.arange(6) <= ends[:, None])
+    never = Confidence(0.0)
+    never.threshold = 2.0
+    for step in range(1, 6):
+        outcome = read(source, reader, never, Plan.of(rows, tokens=step * CHUNK), 16, CHUNK)
         assert isinstance(outcome, Outcome)
-        if step:
-            torch.testing.assert_close(recording.cost[:, step], outcome.flops / reader.full_flops())
-            assert torch.equal(recording.correct[:, step], outcome.probabilities.argmax(1) == TEST.labels)
-            torch.testing.assert_close(
-                recording.sureness["probability"][:, step], outcome.probabilities.amax(1)
-            )
-    assert recording.cost[:, 0].tolist() == [reader.predict_flops / reader.full_flops()] * 16
+        column = ends.clamp(max=step)  # a sequence that has ended stays at its end
+        torch.testing.assert_close(recording.cost[rows, column], outcome.flops / reader.full_flops())
+        assert torch.equal(recording.correct[rows, column], outcome.probabilities.argmax(1) == source.labels)
+        sure = recording.sureness["probability"][rows, column]
+        torch.testing.assert_close(sure, outcome.probabilities.amax(1))
+    assert recording.cost[:, 0].tolist() == [reader.predict_flops / reader.full_flops()] * 8
 
 
 def test_thresholds_spread_over_the_costs() -> None:

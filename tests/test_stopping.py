@@ -30,7 +30,7 @@ from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError
 from temporal.reading import read
 from temporal.reward import TaskReward
-from tests.needle import NEEDLE, HaltsAfter, NeedleReader, make_policy, make_reader, needle_steps
+from tests.needle import NEEDLE, HaltsAfter, NeedleReader, make_policy, make_reader, needle_steps, ragged
 
 CHUNK = 4
 SOURCE = NEEDLE.split("train")
@@ -108,26 +108,29 @@ AGENTS = {
 }
 
 
+RAGGED = ragged(20, 3, 8, 17, 1, 12, 9, 5)
+
+
 @pytest.mark.parametrize("kind", AGENTS)
 @pytest.mark.parametrize("task_reward", ["correctness", "log_likelihood"])
 def test_what_is_recorded_is_what_halting_there_brings(kind: str, task_reward: TaskReward) -> None:
     reader = make_reader()
     agent = AGENTS[kind](reader)
-    rows = torch.arange(12)
-    plain = torch.tensor(agent.scheme.plain_action).expand(len(rows), -1)
-    episodes = roll_out(SOURCE, reader, NeverHalts(agent, plain), Plan.of(rows), 5, CHUNK)
-    labels = SOURCE.labels[rows]
+    rows = torch.arange(8)
+    plain = torch.tensor(agent.scheme.plain_action).expand(8, -1)
+    episodes = roll_out(RAGGED, reader, NeverHalts(agent, plain), Plan.of(rows), 5, CHUNK)
+    labels = RAGGED.labels
     recorded = record(episodes, labels, task_reward, reader.full_flops())
-    assert recorded.num_steps.tolist() == [5] * 12
+    assert recorded.num_steps.tolist() == [5, 1, 2, 5, 1, 3, 3, 2]
     for step in range(6):
-        halts = HaltsAfter(agent, torch.full((len(rows),), step))
-        outcome = read(SOURCE, reader, halts, Plan.of(rows), 5, CHUNK)
+        outcome = read(RAGGED, reader, HaltsAfter(agent, torch.full((8,), step)), Plan.of(rows), 5, CHUNK)
         assert isinstance(outcome, Outcome)
-        torch.testing.assert_close(recorded.cost[:, step], outcome.flops / reader.full_flops())
-        truth = outcome.probabilities[torch.arange(12), labels].double()
+        column = recorded.num_steps.clamp(max=step)  # a sequence that has ended stays at its end
+        torch.testing.assert_close(recorded.cost[rows, column], outcome.flops / reader.full_flops())
+        truth = outcome.probabilities[rows, labels].double()
         right = (outcome.probabilities.argmax(1) == labels).double()
         worth = right if task_reward == "correctness" else truth.clamp_min(1e-3).log()
-        torch.testing.assert_close(recorded.utility[:, step], worth, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(recorded.utility[rows, column], worth, atol=1e-5, rtol=1e-5)
 
 
 def test_readings_are_recorded_to_the_end_with_other_decisions_drawn() -> None:

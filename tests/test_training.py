@@ -29,13 +29,17 @@ from torch import Tensor, nn
 
 from temporal.agents.checkpoint import Checkpoint
 from temporal.agents.controls import Prefix
+from temporal.agents.ppo import PPO
+from temporal.agents.stopping import StoppingFit
 from temporal.agents.train import Training, derive, patient_interrupts
+from temporal.agents.train import train as run_training
+from temporal.agents.warmup import Warmup
 from temporal.cli import main
 from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError
 from temporal.reading import read
 from temporal.runs import load
-from tests.needle import NEEDLE, make_policy, make_reader
+from tests.needle import NEEDLE, NeedleReader, make_policy, make_reader
 
 SOURCE = NEEDLE.split("train")
 DATA = {
@@ -182,7 +186,7 @@ def test_the_same_seed_gives_the_same_bytes(config: Path, uninterrupted: Path, t
     ("phase", "update", "save_seconds"),
     [
         ("warmup", 1, 0.0),
-        ("warmup", 3, 0.0),
+        ("warmup", 2, 0.0),  # in the middle of an epoch
         ("stopping", 3, 0.0),
         ("policy", 2, 0.0),
         ("policy", 3, 1e9),
@@ -604,6 +608,25 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 # What it is all for.
+
+
+def test_high_prices_do_not_drown_what_is_learnt_at_low_ones(tmp_path: Path) -> None:
+    reader = NeedleReader()
+    agent = make_policy(reader, hidden_size=24)
+    training = Training(
+        Warmup(epochs=0), StoppingFit(updates=0), PPO(), 150, 128, learning_rate=5e-3, prices=(0.003, 30.0)
+    )
+    run_training(training, training.scene(SOURCE, reader, agent, 4, 64, 0), tmp_path, seed=0)
+    agent.eval()
+    test = NEEDLE.split("test")
+    every = torch.arange(len(test))
+    found = [read(test, reader, agent, Plan.of(every, price), 64, 4) for price in (0.01, 0.3, 30.0)]
+    right = [
+        float((o.probabilities.argmax(1) == test.labels).double().mean()) for o in found if o is not None
+    ]
+    assert right[:2] == [1, 1]
+    assert found[2] is not None
+    assert not found[2].observations.any()
 
 
 def test_a_trained_agent_beats_reading_a_prefix_at_equal_cost(tmp_path: Path) -> None:
