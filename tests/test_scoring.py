@@ -326,21 +326,18 @@ def test_an_output_that_cannot_be(
 # Long texts.
 
 
-def read_long(capsys: Capture, run: Path, place: Path, num: int, *budget: str) -> tuple[dict[str, Any], int]:
-    (place / "long.txt").write_text("w1 " * num)
-    tracemalloc.start()
+def read_long(capsys: Capture, run: Path, place: Path, *budget: str) -> dict[str, Any]:
+    (place / "long.txt").write_text("w1 " * 1_000_000)
     (row,) = score(capsys, run, place / "long.txt", *budget, out=place / "s.parquet")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert row["tokens_total"] == num
-    return row, peak
+    assert row["tokens_total"] == 1_000_000
+    return row
 
 
 def test_a_text_of_a_million_tokens_within_a_budget(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    row, _ = read_long(capsys, text_run, tmp_path, 1_000_000, "--tokens", "6")
-    assert 0 < row["tokens_read"] <= 6
+    assert 0 < read_long(capsys, text_run, tmp_path, "--tokens", "6")["tokens_read"] <= 6
 
 
+@pytest.mark.slow
 def test_a_text_of_a_million_tokens_without_a_budget(
     text_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +347,10 @@ def test_a_text_of_a_million_tokens_without_a_budget(
     (run / "config.yaml").write_text(config.replace("chunk: 4", "chunk: 5000"))  # fewer steps
     monkeypatch.setattr("temporal.decisions.Halt.apply", lambda self, option, choice, modes: choice)  # never
     monkeypatch.setattr("temporal.decisions.Sift.apply", lambda self, option, choice, modes: choice)
-    row, peak = read_long(capsys, run, tmp_path, 1_000_000)
+    tracemalloc.start()
+    row = read_long(capsys, run, tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert row["tokens_read"] == 1_000_000
     assert row["positions"] == list(range(1_000_000))
     # of each token: its id in two forms, its place in a list and in the file, and its word
