@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from temporal.agents.checkpoint import Checkpoint
 from temporal.agents.controls import Prefix
-from temporal.agents.ppo import PPO
+from temporal.agents.reinforce import Reinforce
 from temporal.agents.stopping import StoppingFit
 from temporal.agents.train import Training, derive, patient_interrupts
 from temporal.agents.train import train as run_training
@@ -614,7 +614,13 @@ def test_high_prices_do_not_drown_what_is_learnt_at_low_ones(tmp_path: Path) -> 
     reader = NeedleReader()
     agent = make_policy(reader, hidden_size=24)
     training = Training(
-        Warmup(epochs=0), StoppingFit(updates=0), PPO(), 150, 128, learning_rate=5e-3, prices=(0.003, 30.0)
+        Warmup(epochs=0),
+        StoppingFit(updates=0),
+        Reinforce(),
+        150,
+        128,
+        learning_rate=5e-3,
+        prices=(0.003, 30.0),
     )
     run_training(training, training.scene(SOURCE, reader, agent, 4, 64, 0), tmp_path, seed=0)
     agent.eval()

@@ -89,7 +89,7 @@ class RecurrentReader(Reader):
     def step(self, state: State, chunk: Chunk, modes: Tensor) -> State:
         """Read one observation in each slot, slots of one mode together."""
         reading = (chunk.counts > 0) & (modes > 0)
-        for mode in (SKIM, FULL):
+        for mode in (FULL, SKIM):
             here = reading & (modes == mode)
             if bool(here.all()):
                 return self._read(state, chunk, mode)
