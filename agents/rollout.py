@@ -83,7 +83,7 @@ class TrajectoryRecorder:
             for parts in zip(*self._steps, strict=True)
         ]
         outcome = Outcome.join(self._outcomes)
-        episode = columns[len(self._template) - 1]
+        episode = columns[Observation._fields.index("episode")]
         assert episode is not None
         first = int(outcome.episode.min())
         order = torch.argsort(episode, stable=True)  # within an episode, steps stay in time

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from temporal.errors import bad
@@ -16,20 +18,32 @@ from temporal.errors import bad
 class Choice(NamedTuple):
     """What a batch of actions means.
 
-    Shapes: halt (batch,) bool; advance (batch,) tokens passed over unread before reading, 0 or more;
-    mode (batch,) index into the reader's `modes`; sift (batch,) share of running text passed over, 0 to 1.
+    Shapes: halt (batch,) bool; advance (batch,) tokens passed over unread before reading, 0 or more; place (batch,)
+    position to go to, -1 to advance from the present one; mode (batch,) index into the reader's `modes`; sift
+    (batch,) share of running text passed over, 0 to 1.
     """
 
     halt: Tensor
     advance: Tensor
+    place: Tensor
     mode: Tensor
     sift: Tensor
+
+
+class Situation(NamedTuple):
+    """What the meaning of an option may depend on: the reader's modes, and where each slot stands (batch,)."""
+
+    modes: Sequence[str]
+    length: Tensor
+    observations: Tensor
 
 
 class Decision(ABC):
     """One component of an action: a choice among `num_options`."""
 
     name: str
+    anywhere: bool = False  # whether it goes to positions out of order
+    every_step: bool = False  # whether an option means nothing by itself, so that it is chosen anew at every step
 
     @property
     @abstractmethod
@@ -37,8 +51,8 @@ class Decision(ABC):
         """How many options there are, 1 or more."""
 
     @abstractmethod
-    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
-        """Write what `option` (batch,) means into `choice`; `modes` are the reader's."""
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
+        """Write what `option` (batch,) means into `choice`."""
 
     @property
     def plain(self) -> int:
@@ -59,7 +73,7 @@ class Halt(Decision):
         """Two: go on, stop."""
         return 2
 
-    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
         """Option 1 halts."""
         return choice._replace(halt=option == 1)
 
@@ -90,7 +104,7 @@ class Jump(Decision):
         """The smallest jump."""
         return self.sizes.index(min(self.sizes))
 
-    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
         """Option i passes over `sizes[i]` tokens."""
         return choice._replace(advance=torch.tensor(self.sizes, device=option.device)[option])
 
@@ -114,9 +128,74 @@ class Advance(Decision):
         """One for each number of tokens."""
         return self.limit
 
-    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
         """Option k passes over k tokens."""
         return choice._replace(advance=option)
+
+
+class Place(Decision):
+    """Go to any place of the sequence, in any order (AdaFrame, arXiv 1811.12432; FrameGlimpse, arXiv 1511.06984).
+
+    Args:
+        num_places: the sequence is divided evenly into so many; 1 or more.
+    """
+
+    name = "move"
+    anywhere = True
+    every_step = True
+
+    def __init__(self, num_places: int = 64) -> None:
+        if num_places < 1:
+            raise bad("Place", "num_places", num_places, "a whole number from 1 up")
+        self.num_places = num_places
+
+    @property
+    def num_options(self) -> int:
+        """One for each place."""
+        return self.num_places
+
+    def positions(self, length: Int[Tensor, " batch"]) -> Int[Tensor, "batch places"]:
+        """The position that each option means in sequences of these lengths."""
+        return torch.arange(self.num_places, device=length.device) * length[:, None] // self.num_places
+
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
+        """Option i goes to position i x length / num_places, rounded down."""
+        return choice._replace(place=option * at.length // self.num_places)
+
+
+class Order(Decision):
+    """Nothing to decide: go through the sequence from coarse to fine (FrameExit, arXiv 2104.13400).
+
+    The middle first, then the start, then what halves the gaps; see `coarse_to_fine`.
+    """
+
+    name = "move"
+    anywhere = True
+
+    @property
+    def num_options(self) -> int:
+        """One."""
+        return 1
+
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
+        """The next place in the order, after as many as were read."""
+        pairs = zip(at.length.tolist(), at.observations.tolist(), strict=True)
+        places = [coarse_to_fine(length)[min(seen, length - 1)] if length else 0 for length, seen in pairs]
+        return choice._replace(place=torch.tensor(places, dtype=torch.long, device=option.device))
+
+
+@lru_cache
+def coarse_to_fine(length: int) -> tuple[int, ...]:
+    """Every position of a sequence once, each where it halves a gap: bit-reversed counting from the middle.
+
+    >>> coarse_to_fine(8)
+    (4, 0, 6, 2, 5, 1, 7, 3)
+    """
+    bits = max(length - 1, 0).bit_length()
+    reversed_ = [int(format(i, f"0{bits}b")[::-1], 2) if bits else 0 for i in range(1 << bits)]
+    # shifted by half, so that the middle comes first
+    shifted = [(r + (1 << bits) // 2) % (1 << bits) for r in reversed_]
+    return tuple(p for p in shifted if p < length)
 
 
 class Mode(Decision):
@@ -143,9 +222,9 @@ class Mode(Decision):
         """Full, or the last."""
         return self.names.index("full") if "full" in self.names else len(self.names) - 1
 
-    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
         """Option i reads in mode `names[i]`."""
-        index = torch.tensor([list(modes).index(n) for n in self.names], device=option.device)
+        index = torch.tensor([list(at.modes).index(n) for n in self.names], device=option.device)
         return choice._replace(mode=index[option])
 
     def check(self, modes: Sequence[str]) -> None:
@@ -183,7 +262,7 @@ class Sift(Decision):
         """The lowest level."""
         return self.levels.index(min(self.levels))
 
-    def apply(self, option: Tensor, choice: Choice, modes: Sequence[str]) -> Choice:
+    def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
         """Option i passes over tokens below `levels[i]`."""
         return choice._replace(sift=torch.tensor(self.levels, device=option.device)[option])
 
@@ -214,7 +293,7 @@ class Scheme:
     @property
     def halt_index(self) -> int | None:
         """Where in an action the halting decision stands; None where the scheme has none."""
-        return next((i for i, d in enumerate(self.decisions) if isinstance(d, Halt)), None)
+        return self.find(Halt)
 
     @property
     def plain_action(self) -> tuple[int, ...]:
@@ -226,17 +305,27 @@ class Scheme:
         for decision in self.decisions:
             decision.check(modes)
 
-    def decode(self, actions: Tensor, modes: Sequence[str]) -> Choice:
+    @property
+    def forward(self) -> bool:
+        """Whether positions only grow, so that a sequence ends where its last one is passed."""
+        return not any(d.anywhere for d in self.decisions)
+
+    def find(self, kind: type[Decision]) -> int | None:
+        """Where in an action the decision of a kind stands; None where the scheme has none."""
+        return next((i for i, d in enumerate(self.decisions) if isinstance(d, kind)), None)
+
+    def decode(self, actions: Tensor, at: Situation) -> Choice:
         """Turn actions (batch, decisions) into what they mean."""
         num, device = actions.shape[0], actions.device
         choice = Choice(
             torch.zeros(num, dtype=torch.bool, device=device),
             torch.zeros(num, dtype=torch.long, device=device),
-            torch.full((num,), len(modes) - 1, device=device),
+            torch.full((num,), -1, device=device),
+            torch.full((num,), len(at.modes) - 1, device=device),
             torch.zeros(num, device=device),
         )
         for i, decision in enumerate(self.decisions):
-            choice = decision.apply(actions[:, i], choice, modes)
+            choice = decision.apply(actions[:, i], choice, at)
         return choice
 
 

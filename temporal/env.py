@@ -83,6 +83,8 @@ class _Slots(Slots):
             flops_left=rows.flops_budget - outcome.flops,
             peek=None,  # nothing comes next
             episode=outcome.episode,
+            seen=rows.seen if "seen" in self.needs else None,
+            preview=rows.preview if "preview" in self.needs else None,
         )
         return outcome
 
@@ -102,6 +104,7 @@ class _Episodes:
         task_reward: TaskReward = "log_likelihood",
         decision_flops: float = 0.0,
         peek: bool = False,
+        preview: bool = False,
     ) -> None:
         check_task_reward(task_reward)
         if not 0 <= decision_flops < math.inf:
@@ -111,7 +114,8 @@ class _Episodes:
         self._source, self._reader, self._scheme = source, reader.eval(), Scheme(tuple(decisions))
         self._chunk, self._task_reward, self._decision_flops = chunk, task_reward, decision_flops
         self._budgets = token_budget, flops_budget
-        self._needs = frozenset({"probabilities"} | ({"peek"} if peek else set()))
+        shown = {"peek": peek, "preview": preview, "seen": not self._scheme.forward}
+        self._needs = frozenset({"probabilities", *(name for name, each in shown.items() if each)})
         self._full_flops = reader.full_flops()
         self._price = torch.empty(0)  # of each episode observed; none yet
         # What cannot be read is refused here rather than at the first reset.
@@ -128,7 +132,13 @@ class _Episodes:
             "scalars": spaces.Box(low, np.ones_like(low), dtype=np.float32),
         }
         if "peek" in self._needs:
-            parts["peek"] = spaces.Box(0, task.vocabulary_size - 1, (self._chunk,), np.int64)
+            last = np.iinfo(np.int64).max if self._reader.preview_size else task.vocabulary_size - 1
+            parts["peek"] = spaces.Box(0, last, (self._chunk,), np.int64)
+        if "seen" in self._needs:
+            parts["seen"] = spaces.Box(0, 1, (task.max_length,), np.int64)
+        if "preview" in self._needs:
+            shape = (task.max_length, self._reader.preview_size)
+            parts["preview"] = spaces.Box(-1.0, 1.0, shape, np.float32)
         return spaces.Dict(parts)
 
     def _draw(self, generator: np.random.Generator, num: int) -> Plan:
@@ -204,6 +214,10 @@ class _Episodes:
         if "peek" in self._needs:
             nothing = observation.position.new_zeros(len(observation.position), self._chunk)
             features["peek"] = _array(nothing if observation.peek is None else observation.peek, np.int64)
+        if observation.seen is not None:
+            features["seen"] = _array(observation.seen, np.int64)
+        if observation.preview is not None:
+            features["preview"] = _array(torch.tanh(observation.preview), np.float32)
         return features
 
     def _scalars(self, observation: Observation) -> Tensor:
@@ -231,7 +245,8 @@ class ReadEnv(_Episodes, gymnasium.Env[Features, Array]):
     """One sequence after the other, as `gymnasium.make("temporal/Read-v0", source=..., reader=...)`.
 
     Observations are dictionaries: `summary` (the reader's read-out through tanh, -1 to 1), `probabilities` (of the
-    classes), `scalars` (those of SCALARS, the price from -1 to 1, the others from 0 to 1) and, if asked, `peek`. The
+    classes), `scalars` (those of SCALARS, the price from -1 to 1, the others from 0 to 1) and, if asked, `peek` and `preview`; `seen` where
+    decisions go to places out of order. The
     answer is computed before every decision, and its FLOPs are charged. An action has one number for each decision.
     At the end `info` holds sequence, price, label, prediction, correct, flops, tokens, observations, halted.
 
@@ -247,6 +262,7 @@ class ReadEnv(_Episodes, gymnasium.Env[Features, Array]):
         task_reward: log_likelihood (nats, of a probability no lower than 0.001), correctness or probability.
         decision_flops: what each decision of the agent costs, 0 or more; an agent that peeks counts that in.
         peek: show the token ids of the next chunk, 0 beyond its end.
+        preview: show the reader's preview of every position (through tanh), which is charged at the start.
 
     Raises:
         UserError: an argument out of its range; a source without labels, or with labels that the reader lacks.

@@ -30,7 +30,9 @@ class Observation(NamedTuple):
     """What is known before a decision, one row for each busy slot; nothing in it lies in the future but `peek`.
 
     FLOPs and budgets are float64; a budget that is not set is infinite. `probabilities` is None unless the agent
-    needs it, `peek` (token ids of the next chunk, 0 beyond its end) likewise.
+    needs it, likewise `peek` (token ids of the next chunk, 0 beyond its end), `seen` (which positions were read) and
+    `preview` (what the reader's preview says of every position, 0 beyond the end). Positions run to the longest
+    sequence of the task.
     """
 
     summary: Float[Tensor, "batch summary"]
@@ -46,6 +48,8 @@ class Observation(NamedTuple):
     flops_left: Float[Tensor, " batch"]
     peek: Int[Tensor, "batch width"] | None
     episode: Int[Tensor, " batch"]
+    seen: Bool[Tensor, "batch positions"] | None = None
+    preview: Float[Tensor, "batch positions preview"] | None = None
 
 
 class Reading(Protocol):
@@ -55,7 +59,7 @@ class Reading(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which costly parts of an observation it uses: some of probabilities, peek."""
+        """Which costly parts of an observation it uses: some of probabilities, peek, seen, preview."""
 
     @property
     def decision_flops(self) -> float:

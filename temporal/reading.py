@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from temporal.cost import Meter
-from temporal.decisions import Scheme
+from temporal.decisions import Scheme, Situation
 from temporal.episodes import Fetches, Observation, Outcome, Plan, Reading, Recorder, Transition
 from temporal.errors import bad
 from temporal.readers.base import COPY, Chunk, Reader, State, put_rows, sift
@@ -38,6 +38,8 @@ class _Rows:
     charged: Tensor  # FLOPs already handed out as the cost of a step
     probabilities: Tensor
     fresh: Tensor  # probabilities belong to the present state
+    seen: Tensor  # (slots, positions), no positions unless needed
+    preview: Tensor  # (slots, positions, numbers), likewise
     state: State
 
     def take(self, rows: Tensor) -> _Rows:
@@ -73,11 +75,12 @@ class Slots:
         plan: the episodes, taken in order as slots come free.
         num_slots: how many are read side by side; 1 or more.
         chunk: tokens of one observation; 1 or more.
-        needs: parts of an observation to compute and charge at every step (probabilities, peek).
+        needs: parts of an observation to compute: probabilities (charged whenever they change), peek, seen, preview
+            (charged once, for every position).
         decision_flops: what each decision of the agent costs.
 
     Raises:
-        UserError: a budget in FLOPs that does not even pay for one answer; a mode that the reader lacks.
+        UserError: a budget in FLOPs that does not even pay for one answer; a mode or a preview that the reader lacks.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Slots:
         scheme.check(reader.modes)
         if num_slots < 1 or chunk < 1:
             raise bad("reading", "num_slots and chunk", (num_slots, chunk), "whole numbers from 1 up")
+        if "preview" in needs and not reader.preview_size:
+            raise bad("reading", "preview", "a reader without", "a reader that has previews")
         self.source, self.reader, self.scheme = source, reader, scheme
         self.chunk, self.needs, self.decision_flops = chunk, needs, decision_flops
         self.device = next(reader.parameters()).device
@@ -146,14 +151,17 @@ class Slots:
             tokens_left=rows.token_budget - rows.meter.tokens,
             flops_left=rows.flops_budget - rows.meter.flops,
             peek=self._peek() if "peek" in self.needs else None,
+            seen=rows.seen if "seen" in self.needs else None,
+            preview=rows.preview if "preview" in self.needs else None,
             episode=rows.episode,
         )
 
     def step(self, actions: Int[Tensor, "batch decisions"]) -> Transition:
         """Carry out one action in each busy slot: halt, or go and read; then refill the slots that ended."""
         rows = self._rows
-        choice = self.scheme.decode(actions, self.reader.modes)
-        start = rows.position + choice.advance
+        at = Situation(self.reader.modes, rows.length, rows.meter.observations)
+        choice = self.scheme.decode(actions, at)
+        start = torch.where(choice.place >= 0, choice.place, rows.position + choice.advance)
         going = ~choice.halt & (start < rows.length)
         mode = torch.where(going, choice.mode, torch.full_like(choice.mode, COPY))
         counts = (rows.length - start).clamp(0, self.chunk)
@@ -170,7 +178,7 @@ class Slots:
         if bool(going.any()):
             self._read(chunk, mode)
         rows.position = torch.where(going, start + torch.where(mode == COPY, passed, counts), rows.position)
-        ended = ~going | (rows.position >= rows.length) | ~self._can_go_on()
+        ended = ~going | self._read_out() | ~self._can_go_on()
         outcome = self._finish(ended, choice.halt) if bool(ended.any()) else None
         cost = rows.meter.flops - rows.charged
         rows.charged = rows.meter.flops
@@ -184,6 +192,15 @@ class Slots:
         rows.state = self.reader.step(rows.state, chunk.narrow(), mode)
         rows.meter.charge_reading(flops, chunk.counts)
         rows.fresh = rows.fresh & (chunk.counts == 0)
+        if "seen" in self.needs:
+            real = torch.arange(chunk.positions.shape[1], device=self.device) < chunk.counts[:, None]
+            rows.seen = rows.seen.scatter_reduce(1, chunk.positions, real, "amax")
+
+    def _read_out(self) -> Tensor:
+        """Whether nothing is left to read; out of order, that is when as many were read as there are."""
+        rows = self._rows
+        passed = rows.position if self.scheme.forward else rows.meter.tokens
+        return passed >= rows.length
 
     def _answer(self, which: Tensor, summary: Tensor) -> None:
         """Compute and charge the class probabilities of some rows, given the read-outs of all."""
@@ -234,15 +251,19 @@ class Slots:
         return int(modes[costs.argmin()])
 
     def _check_budget(self, plan: Plan) -> None:
-        least = self.reader.predict_flops
+        least = self.reader.predict_flops + self._preview_flops() * self.reader.task.max_length
         self._flops_limited |= not bool(torch.isinf(plan.flops_budget).all())
         if len(plan) and float(plan.flops_budget.min()) < least:
             raise bad(
                 "reading",
                 "budget in FLOPs",
                 float(plan.flops_budget.min()),
-                f"{least} or more, the cost of one answer",
+                f"{least:.0f} or more, the cost of one answer"
+                + (" and of the previews" if self._preview_flops() else ""),
             )
+
+    def _preview_flops(self) -> int:
+        return self.reader.preview_flops if "preview" in self.needs else 0
 
     def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
         rows = self._rows
@@ -280,22 +301,37 @@ class Slots:
         capacity = math.inf if self.reader.capacity is None else float(self.reader.capacity)
         sequence = part.sequences.to(device)
         zeros = torch.zeros(num, dtype=torch.long, device=device)
+        length = self.source.lengths[part.sequences].to(device)
+        meter = Meter.zeros(num, device)
+        meter.charge(self._preview_flops() * length)
         return _Rows(
             episode=torch.arange(first, first + num, device=device),
             sequence=sequence,
-            length=self.source.lengths[part.sequences].to(device),
+            length=length,
             position=zeros,
             streak=zeros,
             guess=zeros - 1,
             price=part.price.to(device),
             token_budget=part.token_budget.clamp(max=capacity).to(device),
             flops_budget=part.flops_budget.to(device),
-            meter=Meter.zeros(num, device),
+            meter=meter,
             charged=torch.zeros(num, dtype=torch.float64, device=device),
             probabilities=torch.zeros(num, self.reader.task.num_classes, device=device),
             fresh=torch.zeros(num, dtype=torch.bool, device=device),
+            seen=torch.zeros(num, self._num_places("seen"), dtype=torch.bool, device=device),
+            preview=self._preview(sequence, length),
             state=self.reader.initial(num),
         )
+
+    def _num_places(self, need: str) -> int:
+        return self.reader.task.max_length if need in self.needs else 0
+
+    def _preview(self, sequence: Tensor, length: Tensor) -> Tensor:
+        """The preview of every position; of none where the agent needs none."""
+        width = self._num_places("preview")
+        if not width or not len(sequence):
+            return torch.zeros(len(sequence), width, self.reader.preview_size, device=self.device)
+        return self.reader.preview(self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens)
 
     def _pass_over_poor(self) -> None:
         """Where the budget pays for an answer and no more, there is nothing to read."""

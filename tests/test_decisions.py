@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal.decisions import READ_ON, Advance, Decision, Halt, Jump, Mode, Scheme, Sift
+from temporal.decisions import (
+    READ_ON,
+    Advance,
+    Choice,
+    Decision,
+    Halt,
+    Jump,
+    Mode,
+    Order,
+    Place,
+    Scheme,
+    Sift,
+    Situation,
+    coarse_to_fine,
+)
 from temporal.errors import UserError
 
 MODES = ("copy", "skim", "full")
 
 
+def decode(
+    scheme: Scheme, actions: torch.Tensor, modes: Sequence[str] = MODES, length: int = 10, seen: int = 0
+) -> Choice:
+    here = torch.ones(len(actions), dtype=torch.long)
+    return scheme.decode(actions, Situation(modes, length * here, seen * here))
+
+
 def test_what_no_decision_settles_has_a_default() -> None:
-    choice = READ_ON.decode(torch.tensor([[0], [1]]), MODES)
+    choice = decode(READ_ON, torch.tensor([[0], [1]]), MODES)
     assert choice.halt.tolist() == [False, True]
     assert choice.advance.tolist() == [0, 0]
     assert choice.mode.tolist() == [2, 2]
@@ -25,7 +46,7 @@ def test_what_no_decision_settles_has_a_default() -> None:
 
 def test_each_column_is_one_decision_in_the_order_of_the_scheme() -> None:
     scheme = Scheme((Mode(("full", "copy")), Jump((0, 7, 40)), Sift((0.0, 0.25)), Halt()))
-    choice = scheme.decode(torch.tensor([[0, 2, 0, 1], [1, 1, 1, 0]]), MODES)
+    choice = decode(scheme, torch.tensor([[0, 2, 0, 1], [1, 1, 1, 0]]), MODES)
     assert choice.halt.tolist() == [True, False]
     assert choice.advance.tolist() == [40, 7]
     assert choice.mode.tolist() == [2, 0]
@@ -38,7 +59,7 @@ def test_each_column_is_one_decision_in_the_order_of_the_scheme() -> None:
 def test_jumps_go_as_far_as_they_say(sizes: list[int], data: st.DataObject) -> None:
     options = data.draw(st.lists(st.integers(0, len(sizes) - 1), max_size=5))
     actions = torch.tensor(options, dtype=torch.long)[:, None]
-    choice = Scheme((Jump(tuple(sizes)),)).decode(actions, MODES)
+    choice = decode(Scheme((Jump(tuple(sizes)),)), actions, MODES)
     assert choice.advance.tolist() == [sizes[option] for option in options]
     assert not choice.halt.any()
 
@@ -46,14 +67,47 @@ def test_jumps_go_as_far_as_they_say(sizes: list[int], data: st.DataObject) -> N
 def test_advance_passes_over_as_many_as_the_option() -> None:
     scheme = Scheme((Advance(50),))
     assert scheme.num_options == (50,)
-    assert scheme.decode(torch.tensor([[0], [49]]), MODES).advance.tolist() == [0, 49]
+    assert decode(scheme, torch.tensor([[0], [49]]), MODES).advance.tolist() == [0, 49]
 
 
 def test_a_mode_is_found_by_name_whatever_the_reader_offers() -> None:
     mode = Scheme((Mode(("full", "copy")),))
     for modes in (MODES, ("copy", "full")):
-        decoded = mode.decode(torch.tensor([[0], [1]]), modes).mode.tolist()
+        decoded = decode(mode, torch.tensor([[0], [1]]), modes).mode.tolist()
         assert [modes[index] for index in decoded] == ["full", "copy"]
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_places_divide_a_sequence_of_any_length(num: int, length: int) -> None:
+    place = Place(num)
+    choice = decode(Scheme((place,)), torch.arange(num)[:, None], length=length)
+    assert choice.place.tolist() == [i * length // num for i in range(num)]
+    assert choice.place.tolist() == place.positions(torch.tensor([length]))[0].tolist()
+    assert set(choice.place.tolist()) <= set(range(length))
+    assert num < length or set(choice.place.tolist()) == set(range(length))
+
+
+@given(st.integers(0, 200))
+def test_coarse_to_fine_goes_everywhere_once(length: int) -> None:
+    order = coarse_to_fine(length)
+    assert sorted(order) == list(range(length))
+
+
+def test_coarse_to_fine_halves_the_gaps() -> None:
+    gaps = []
+    for seen in (1, 2, 4, 8, 16, 32, 64):
+        places = sorted(coarse_to_fine(64)[:seen])
+        gaps.append(max(b - a for a, b in zip([-1, *places], [*places, 64], strict=True)))
+    assert gaps == [33, 32, 16, 8, 4, 2, 1]
+
+
+def test_an_order_goes_on_from_what_was_read() -> None:
+    scheme = Scheme((Halt(), Order()))
+    found = [decode(scheme, torch.tensor([[0, 0]]), length=8, seen=n).place.item() for n in range(9)]
+    assert found == [*coarse_to_fine(8), 3]
+    assert decode(scheme, torch.tensor([[0, 0]]), length=0).place.item() == 0
+    assert not scheme.forward
+    assert READ_ON.forward
 
 
 def test_a_scheme_without_halting() -> None:

@@ -79,7 +79,7 @@ def test_inputs_are_bounded_whatever_is_observed(observation: Observation) -> No
 def test_judging_many_steps_is_judging_each() -> None:
     agent = spread_out(make_policy(READER, Halt(), Jump((0, 4)), peek_size=3))
     one = first_observation(6)
-    both = Observation(*(torch.stack([c, c.flip(0)]) for c in one))  # type: ignore[union-attr]
+    both = Observation(*(None if c is None else torch.stack([c, c.flip(0)]) for c in one))  # type: ignore[union-attr]
     together, alone = agent.judge(both), agent.judge(one)
     for logits, expected in zip(
         [*together.logits, together.value], [*alone.logits, alone.value], strict=True
@@ -129,7 +129,7 @@ def test_drawing_follows_the_probabilities_and_the_generator() -> None:
         agent.heads.bias.copy_(torch.tensor([0.0, 1.0, 0.0, 1.0, -1.0]))
     num = 6000
     row = first_observation(1)
-    observation = Observation(*(c.expand(num, *c.shape[1:]) for c in row))  # type: ignore[union-attr]
+    observation = Observation(*(None if c is None else c.expand(num, *c.shape[1:]) for c in row))  # type: ignore[union-attr]
     with agent.sampling(torch.Generator().manual_seed(0)):
         actions = agent.act(observation)
     with agent.sampling(torch.Generator().manual_seed(0)):

@@ -159,6 +159,7 @@ class Reader(nn.Module, ABC):
     modes: tuple[str, ...]
     summary_size: int
     task: Task
+    preview_size: int = 0  # numbers that a preview gives for each position; 0: there is none
     salience: Tensor  # (vocabulary,) of each token: share of running text that tells less, 0 to 1
 
     def __init__(self, task: Task) -> None:
@@ -199,6 +200,18 @@ class Reader(nn.Module, ABC):
     @abstractmethod
     def predict_flops(self) -> int:
         """FLOPs of one answer."""
+
+    @property
+    def preview_flops(self) -> int:
+        """FLOPs of the preview of one position."""
+        return 0
+
+    def preview(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions preview"]:
+        """Something cheap about positions before they are read; the first number says how much they promise.
+
+        Positions of id 0 are padding and give 0. Raises NotImplementedError for a reader without previews.
+        """
+        raise NotImplementedError
 
     def full_flops(self, length: float | None = None) -> float:
         """FLOPs of reading a sequence of `length` tokens in full and answering once.

@@ -19,6 +19,7 @@ from temporal.reading import Slots, read
 from tests.needle import NEEDLE, TASK, make_reader
 
 CHUNK = 4
+PREVIEW_SIZE = 2
 EPISODES = 64  # agents are made for these
 
 few = settings(
@@ -65,12 +66,14 @@ def observations(draw: st.DrawFn, max_rows: int = 5, summary_size: int = 20) -> 
         flops_left=column(0.0, 1.0, 1e5, 1e15, float("inf")),
         peek=torch.randint(0, TASK.vocabulary_size, (num, CHUNK), generator=generator),
         episode=episode,
+        seen=torch.rand(num, TASK.max_length, generator=generator) < 0.2,
+        preview=torch.randn(num, TASK.max_length, PREVIEW_SIZE, generator=generator),
     )
 
 
 def shown(observation: Observation, agent: Agent) -> Observation:
     """The observation as the loop hands it to an agent: without what it does not need."""
-    costly = ("probabilities", "peek")
+    costly = ("probabilities", "peek", "seen", "preview")
     return observation._replace(**{name: None for name in costly if name not in agent.needs})
 
 
