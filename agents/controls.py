@@ -125,7 +125,7 @@ class Random(Uniform):
     def target(self, observation: Observation) -> Tensor:
         """The next of the drawn places at or after the present one."""
         slots = torch.arange(self._slots, device=observation.position.device)
-        draw = _hashed_uniform(observation.episode[:, None], slots, self.seed)
+        draw = hashed_uniform(observation.episode[:, None], slots, self.seed)
         real = slots < -(-observation.length[:, None] // self.chunk)
         draw = torch.where(real, draw, torch.full_like(draw, 2.0))
         rank = draw.argsort(1).argsort(1)
@@ -134,7 +134,7 @@ class Random(Uniform):
         return torch.where(drawn.any(1), first * self.chunk, observation.length)
 
 
-def _hashed_uniform(a: Tensor, b: Tensor, seed: int) -> Tensor:
+def hashed_uniform(a: Tensor, b: Tensor, seed: int) -> Tensor:
     """A number in [0, 1) from two integers and a seed (multiply and xor-shift, three rounds)."""
     mixed = a * 0x9E3779B1 + b * 0x85EBCA77 + seed * 0xC2B2AE3D + 0x27D4EB2F
     for factor in (0x2C1B3C6D, 0x297A2D39):

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from temporal.agents.base import Agent
+from temporal.agents.places import PlaceHead
 from temporal.cost import module_flops
-from temporal.decisions import Decision, Halt, Scheme
+from temporal.decisions import Decision, Halt, Place, Scheme
 from temporal.episodes import Observation
 from temporal.errors import bad
 from temporal.readers.base import Reader, Task
@@ -36,6 +37,8 @@ class PolicyAgent(Agent, nn.Module):
         hidden_size: units of each of the two hidden layers.
         summary_size: units that the reader's read-out is squeezed into; 0 leaves it out.
         peek_size: width of the agent's own embedding of the next chunk's tokens (a preview); 0 leaves it out.
+        preview: use the reader's previews of all positions where it has them, to choose places.
+        ahead: of how many of the coming positions the preview is shown; for schemes that read on in order.
         lowest_price: prices at or below look alike to the agent; above 0.
         highest_price: prices at or above look alike.
         dropout: share of hidden units zeroed in learning, 0 to 1.
@@ -49,6 +52,8 @@ class PolicyAgent(Agent, nn.Module):
         hidden_size: int = 64,
         summary_size: int = 16,
         peek_size: int = 0,
+        preview: bool = True,
+        ahead: int = 0,
         lowest_price: float = 0.003,
         highest_price: float = 10.0,
         dropout: float = 0.0,
@@ -66,14 +71,20 @@ class PolicyAgent(Agent, nn.Module):
         # made here: as a default value an object could not be written into a run's config.yaml
         self.scheme = Scheme((Halt(),) if scheme is None else tuple(scheme))
         self.scheme.check(reader.modes)
-        self.needs = frozenset({"probabilities"} | ({"peek"} if peek_size else set()))
+        place = self.scheme.find(Place)
+        preview_size = reader.preview_size if preview and (place is not None or ahead) else 0
+        if ahead and not preview_size:
+            raise bad("PolicyAgent", "ahead", ahead, "0, for the reader has no previews")
+        self._ahead = ahead
+        needs = {"peek": peek_size > 0, "seen": place is not None, "preview": preview_size > 0}
+        self.needs = frozenset({"probabilities", *(name for name, needed in needs.items() if needed)})
         self.lowest_price, self.highest_price = lowest_price, highest_price
         self._log_length = math.log1p(task.max_length)
         self._mean_length = task.mean_length
         self._token_flops = reader.full_flops(1000) / 1000
         self.squeeze = nn.Linear(reader.summary_size, summary_size) if summary_size else None
         self.peek = nn.Embedding(task.vocabulary_size, peek_size, padding_idx=0) if peek_size else None
-        inputs = NUM_SCALARS + task.num_classes + summary_size + peek_size
+        inputs = NUM_SCALARS + task.num_classes + summary_size + peek_size + ahead * (preview_size + 1)
         self.trunk = nn.Sequential(
             nn.Linear(inputs, hidden_size),
             nn.SiLU(),
@@ -83,13 +94,22 @@ class PolicyAgent(Agent, nn.Module):
             nn.Dropout(dropout),
         )
         self.heads = nn.Linear(hidden_size, sum(self.scheme.num_options))
+        self._place_index = place
+        self.places: PlaceHead | None = None
+        if place is not None:
+            self.places = PlaceHead(task.max_length, preview_size, hidden_size)
+            first = sum(self.scheme.num_options[:place])
+            own = slice(first, first + self.scheme.num_options[place])
+            nn.init.zeros_(self.heads.weight[own])
+            nn.init.zeros_(self.heads.bias[own])
         self.value = nn.Linear(hidden_size, 1)
         self._draw: torch.Generator | None = None
 
     @property
     def decision_flops(self) -> float:
         """FLOPs of one decision: every layer that runs when acting; the value head does not."""
-        return float(module_flops(self) - module_flops(self.value))
+        convolved = self.places.flops - module_flops(self.places) if self.places is not None else 0
+        return float(module_flops(self) - module_flops(self.value) + convolved)
 
     @contextmanager
     def sampling(self, generator: torch.Generator) -> Iterator[None]:
@@ -110,18 +130,45 @@ class PolicyAgent(Agent, nn.Module):
             assert observation.peek is not None
             real = (observation.peek > 0).sum(-1, keepdim=True).clamp_min(1)
             parts.append(self.peek(observation.peek).sum(-2) / real)
+        if self._ahead:
+            parts.append(self._coming(observation))
         return torch.cat(parts, -1)
+
+    def _coming(self, observation: Observation) -> Float[Tensor, "... coming"]:
+        """Previews of the next positions, each with a 1 where it lies within the sequence."""
+        assert observation.preview is not None
+        previews = torch.tanh(observation.preview / 4)
+        places = observation.position[..., None] + torch.arange(self._ahead, device=previews.device)
+        within = (places < observation.length[..., None]).to(previews.dtype)[..., None]
+        index = places.clamp(max=previews.shape[-2] - 1)[..., None].expand(*places.shape, previews.shape[-1])
+        return torch.cat([previews.gather(-2, index) * within, within], -1).flatten(-2)
 
     def judge(self, observation: Observation) -> Judgement:
         """Logits of every decision and the value, for observations of any leading shape."""
         hidden = self.trunk(self.inputs(observation))
+        return Judgement(self._logits(observation, hidden), self.value(hidden)[..., 0])
+
+    def _logits(self, observation: Observation, hidden: Tensor) -> list[Tensor]:
         logits = list(self.heads(hidden).split(self.scheme.num_options, -1))
-        return Judgement(logits, self.value(hidden)[..., 0])
+        if self.places is not None and self._place_index is not None:
+            logits[self._place_index] = self._place_logits(observation, hidden, logits[self._place_index])
+        return logits
+
+    def _place_logits(self, observation: Observation, hidden: Tensor, own: Tensor) -> Tensor:
+        """Scores of places; impossible where one was read already, unless all were."""
+        assert self.places is not None
+        assert self._place_index is not None
+        assert observation.seen is not None
+        decision = self.scheme.decisions[self._place_index]
+        assert isinstance(decision, Place)
+        positions = decision.positions(observation.length.reshape(-1)).view(*own.shape)
+        score = self.places(observation, hidden).gather(-1, positions)
+        taken = observation.seen.gather(-1, positions)
+        return (own + score).masked_fill(taken & ~taken.all(-1, keepdim=True), BLOCKED)
 
     def act(self, observation: Observation) -> Tensor:
         """The likeliest option of each decision, or a drawn one while `sampling`."""
-        hidden = self.trunk(self.inputs(observation))
-        logits = self.heads(hidden).split(self.scheme.num_options, -1)
+        logits = self._logits(observation, self.trunk(self.inputs(observation)))
         if self._draw is None:
             return torch.stack([each.argmax(-1) for each in logits], -1)
         drawn = [
@@ -143,10 +190,13 @@ class PolicyAgent(Agent, nn.Module):
             weight = torch.ones_like(going) if i == halt else going
             log = logits.log_softmax(-1)
             total = total + weight * log.gather(-1, actions[..., i : i + 1])[..., 0]
-            entropy = entropy - weight * (log.exp() * log).sum(-1)
+            entropy = entropy - weight * (log.exp() * log.clamp_min(BLOCKED)).sum(-1)
         return total, entropy
 
 
+BLOCKED = (
+    -1e4
+)  # the logit of what cannot be chosen; finite, so that its share of the entropy is 0 and not nan
 NUM_SCALARS = 11
 
 
@@ -159,7 +209,8 @@ def scalars(observation: Observation, agent: PolicyAgent) -> Float[Tensor, "... 
     )
     log_range = math.log(agent.highest_price / agent.lowest_price)
     price = observation.price.clamp(agent.lowest_price, agent.highest_price)
-    remaining = (observation.length - observation.position).double()
+    passed = observation.position if agent.scheme.forward else observation.tokens
+    remaining = (observation.length - passed).clamp_min(0).double()
     left = torch.minimum(observation.tokens_left, remaining)
     left = torch.minimum(left, observation.flops_left / agent._token_flops).clamp_min(0)
     counts = torch.stack([observation.tokens, observation.length, left, remaining], -1)

@@ -50,6 +50,8 @@ class Recorded(NamedTuple):
 class NeverHalts(Agent):
     """Observes and pays as a policy does, but reads to the end; each episode keeps the other decisions drawn for it.
 
+    Decisions that mean nothing by themselves, such as places, are the policy's own at every step.
+
     Args:
         policy: whose observations are recorded.
         options: (episodes, decisions) actions, halting ignored.
@@ -68,7 +70,12 @@ class NeverHalts(Agent):
 
     def act(self, observation: Observation) -> Tensor:
         """What was drawn for the episode."""
-        return self._options.to(observation.episode.device)[observation.episode]
+        options = self._options.to(observation.episode.device)[observation.episode]
+        if not any(d.every_step for d in self.scheme.decisions):
+            return options
+        own = self._policy.act(observation)
+        anew = [d.every_step for d in self.scheme.decisions]
+        return torch.where(torch.tensor(anew, device=own.device), own, options)
 
 
 class StoppingFit:

@@ -19,6 +19,7 @@ from torch import nn
 from temporal.agents.checkpoint import Checkpoint
 from temporal.agents.phases import Metrics, Phase, PolicyPhase, StoppingPhase, WarmupPhase
 from temporal.agents.policy import PolicyAgent
+from temporal.agents.preview import PreviewFit, PreviewPhase
 from temporal.agents.reinforce import Learner, Reinforce
 from temporal.agents.salience import count_salience
 from temporal.agents.scene import Scene
@@ -27,6 +28,7 @@ from temporal.agents.warmup import Warmup
 from temporal.data.base import Sequences
 from temporal.errors import bad
 from temporal.readers.base import Reader
+from temporal.readers.video import FrameReader
 from temporal.reward import TaskReward, check_task_reward
 
 
@@ -42,6 +44,7 @@ class Training:
 
     Args:
         warmup: of the reader.
+        preview: fit of the reader's preview of frames; only for readers that have one.
         stopping: fit of halting on recorded readings; updates 0 leaves it out.
         learner: policy-gradient method.
         updates: of the policy-gradient phase; 0 leaves it out.
@@ -73,6 +76,7 @@ class Training:
         token_budget_share: float = 0.25,
         clip_norm: float = 1.0,
         save_seconds: float = 20.0,
+        preview: PreviewFit | None = None,
     ) -> None:
         check_task_reward(task_reward)
         if not 0 < prices[0] <= prices[1] < math.inf:
@@ -94,6 +98,7 @@ class Training:
                 "one of them 0: recorded readings age while the reader learns",
             )
         self.warmup, self.stopping = warmup or Warmup(), stopping or StoppingFit()
+        self.preview = preview or PreviewFit()
         self.learner, self.updates, self.episodes = learner or Reinforce(), updates, episodes
         self.learning_rate, self.reader_learning_rate = learning_rate, reader_learning_rate
         self.stopping_weight, self.held_out, self.task_reward = stopping_weight, held_out, task_reward
@@ -113,8 +118,13 @@ class Training:
         )  # fmt: skip
 
     def phases(self, scene: Scene, seed: int, warm: bool) -> list[Phase]:
-        """The phases in order; `warm` leaves out warming up a reader that comes from another run."""
-        first: list[Phase] = [] if warm else [WarmupPhase(scene, self.warmup, derive(seed, "order"))]
+        """The phases in order; `warm` leaves out those of a reader that comes from another run."""
+        order = derive(seed, "order")
+        first: list[Phase] = []
+        if not warm:
+            first = [WarmupPhase(scene, self.warmup, order)]
+            if isinstance(scene.reader, FrameReader) and scene.reader.thumbnail is not None:
+                first.append(PreviewPhase(scene, self.preview))
         policy = PolicyPhase(
             scene, self.learner, self.updates, self.episodes, self.learning_rate,
             self.reader_learning_rate, self.stopping, self.stopping_weight,
@@ -154,7 +164,7 @@ def train(
     models = nn.ModuleDict({"reader": scene.reader, "agent": scene.agent})
     checkpoint = Checkpoint(folder)
     position = checkpoint.load_models(models)
-    if position is None and not warm:
+    if position is None and not warm and scene.reader.task.vocabulary_size > 1:  # frames have no vocabulary
         counted = count_salience(
             scene.source, scene.reader_rows, scene.reader.task.vocabulary_size, scene.reader.task.num_classes
         )

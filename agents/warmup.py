@@ -24,6 +24,8 @@ class Warmup:
         gap_share: share of sequences read with random chunks left out, 0 to 1.
         sift_share: share of sequences of which only telling tokens are read, 0 to 1; for schemes that sift.
         skim_share: share of batches read partly by skimming, 0 to 1; for schemes that skim.
+        shuffle_share: share of sequences read in random order, 0 to 1; for schemes that go anywhere.
+        view_share: share of observations read in a random mode, 0 to 1; for schemes that choose the view of a frame.
         last_weight: weight of the answer at the end against the mean over all observations, 0 to 1.
         clip_norm: gradients are scaled down to this norm.
     """
@@ -37,6 +39,8 @@ class Warmup:
         gap_share: float = 0.5,
         sift_share: float = 0.0,
         skim_share: float = 0.0,
+        shuffle_share: float = 0.0,
+        view_share: float = 0.0,
         last_weight: float = 0.5,
         clip_norm: float = 1.0,
     ) -> None:
@@ -44,6 +48,8 @@ class Warmup:
             ("gap_share", gap_share),
             ("sift_share", sift_share),
             ("skim_share", skim_share),
+            ("shuffle_share", shuffle_share),
+            ("view_share", view_share),
             ("last_weight", last_weight),
         ):
             if not 0 <= share <= 1:
@@ -58,6 +64,7 @@ class Warmup:
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
         self.weight_decay, self.gap_share = weight_decay, gap_share
         self.sift_share, self.skim_share = sift_share, skim_share
+        self.shuffle_share, self.view_share = shuffle_share, view_share
         self.last_weight, self.clip_norm = last_weight, clip_norm
 
     def loss(self, reader: Reader, reads: Reads, labels: Tensor) -> Tensor:
@@ -70,8 +77,10 @@ class Warmup:
     def reads(
         self, reader: Reader, source: Sequences, rows: Tensor, chunk: int, generator: torch.Generator
     ) -> Reads:
-        """A random reading of some sequences: whole, with gaps, sifted, partly skimmed."""
+        """A random reading of some sequences: whole, with gaps, sifted, out of order, in several modes."""
         reads = whole_reads(source, rows, chunk, len(reader.modes) - 1)
+        if self.shuffle_share:
+            reads = shuffled(reads, self.shuffle_share, generator)
         if self.sift_share:
             sifted = torch.rand(len(rows), 1, 1, generator=generator) < self.sift_share
             level = torch.rand(len(rows), 1, 1, generator=generator) * sifted
@@ -85,7 +94,24 @@ class Warmup:
         if torch.rand((), generator=generator) < self.skim_share:
             skimmed = torch.rand(shape, generator=generator) < torch.rand(shape[0], 1, generator=generator)
             modes = torch.where(skimmed, torch.full_like(modes, reader.modes.index("skim")), modes)
+        if self.view_share:
+            changed = torch.rand(shape, generator=generator) < self.view_share
+            modes = torch.where(
+                changed, torch.randint(1, len(reader.modes), shape, generator=generator), modes
+            )
         return reads._replace(counts=reads.counts.masked_fill(gaps, 0), modes=modes)
+
+
+def shuffled(reads: Reads, share: float, generator: torch.Generator) -> Reads:
+    """Put the observations of a share of sequences into random order; those that read nothing stay last."""
+    rows, steps = reads.counts.shape
+    chosen = torch.rand(rows, 1, generator=generator) < share
+    draw = torch.rand(rows, steps, generator=generator)
+    draw = torch.where(chosen, draw, torch.arange(steps) / steps) + (reads.counts == 0)
+    order = draw.argsort(1)
+    return Reads(
+        *(part.gather(1, order.view(rows, steps, *[1] * (part.dim() - 2)).expand_as(part)) for part in reads)
+    )
 
 
 def answer_losses(reader: Reader, reads: Reads, labels: Tensor) -> Tensor:

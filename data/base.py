@@ -43,6 +43,11 @@ class Sequences:
         return int(self._lengths.shape[0])
 
     @property
+    def truth(self) -> Tensor | None:
+        """How much each position shows (sequences, positions), where that is known; for the oracle."""
+        return None
+
+    @property
     def lengths(self) -> Tensor:
         """Tokens of each sequence that can be read, int64."""
         return self._lengths

@@ -43,7 +43,9 @@ class Decision(ABC):
 
     name: str
     anywhere: bool = False  # whether it goes to positions out of order
-    every_step: bool = False  # whether an option means nothing by itself, so that it is chosen anew at every step
+    every_step: bool = (
+        False  # whether an option means nothing by itself, so that it is chosen anew at every step
+    )
 
     @property
     @abstractmethod
@@ -157,6 +159,10 @@ class Place(Decision):
     def positions(self, length: Int[Tensor, " batch"]) -> Int[Tensor, "batch places"]:
         """The position that each option means in sequences of these lengths."""
         return torch.arange(self.num_places, device=length.device) * length[:, None] // self.num_places
+
+    def option(self, position: Int[Tensor, " batch"], length: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The first option that goes to a position, or to the nearest before it."""
+        return -(-position * self.num_places // length.clamp_min(1))
 
     def apply(self, option: Tensor, choice: Choice, at: Situation) -> Choice:
         """Option i goes to position i x length / num_places, rounded down."""

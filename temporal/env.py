@@ -245,8 +245,8 @@ class ReadEnv(_Episodes, gymnasium.Env[Features, Array]):
     """One sequence after the other, as `gymnasium.make("temporal/Read-v0", source=..., reader=...)`.
 
     Observations are dictionaries: `summary` (the reader's read-out through tanh, -1 to 1), `probabilities` (of the
-    classes), `scalars` (those of SCALARS, the price from -1 to 1, the others from 0 to 1) and, if asked, `peek` and `preview`; `seen` where
-    decisions go to places out of order. The
+    classes), `scalars` (those of SCALARS, the price from -1 to 1, the others from 0 to 1) and, if asked, `peek` and
+    `preview`; `seen` (which positions were read) where decisions go to places out of order. The
     answer is computed before every decision, and its FLOPs are charged. An action has one number for each decision.
     At the end `info` holds sequence, price, label, prediction, correct, flops, tokens, observations, halted.
 

@@ -16,11 +16,12 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 import temporal.agents.ppo  # noqa: F401 - known by short name in YAML
-from temporal.agents.evaluate import Evaluation
 from temporal.agents.policy import PolicyAgent
+from temporal.agents.preview import PreviewFit
 from temporal.agents.reinforce import Learner, Reinforce
 from temporal.agents.stopping import StoppingFit
 from temporal.agents.train import Training, derive
+from temporal.agents.trials import Evaluation
 from temporal.agents.warmup import Warmup
 from temporal.data.base import Source
 from temporal.data.generated import NeedleSource  # noqa: F401 - known by short name in YAML
@@ -110,7 +111,11 @@ def make_parser() -> ArgumentParser:
 
 
 def _by_class(kind: type) -> dict[str, Any]:
-    parts = {"warmup": Warmup, "stopping": StoppingFit, "learner": Reinforce} if kind is Training else {}
+    parts = (
+        {"warmup": Warmup, "preview": PreviewFit, "stopping": StoppingFit, "learner": Reinforce}
+        if kind is Training
+        else {}
+    )
     nested = {name: _by_class(each) for name, each in parts.items()}
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": nested}
 

@@ -331,7 +331,9 @@ class Slots:
         width = self._num_places("preview")
         if not width or not len(sequence):
             return torch.zeros(len(sequence), width, self.reader.preview_size, device=self.device)
-        return self.reader.preview(self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens)
+        return self.reader.preview(
+            self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens
+        )
 
     def _pass_over_poor(self) -> None:
         """Where the budget pays for an answer and no more, there is nothing to read."""

@@ -8,7 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from temporal.agents.evaluate import POLICY, Bench, evaluate
+from temporal.agents.evaluate import evaluate
+from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun, band, compare, estimate_area
 from temporal.display import Advance
 from temporal.errors import bad, reason

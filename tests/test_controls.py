@@ -23,9 +23,9 @@ from temporal.agents.controls import (
     Uniform,
     best_stops,
 )
-from temporal.agents.evaluate import Bench, Evaluation, make_trials, record_all
 from temporal.agents.rollout import SpanRecorder, TrajectoryRecorder
 from temporal.agents.stopping import NeverHalts
+from temporal.agents.trials import Bench, Evaluation, Thresholds, make_trials, record_all
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Jump, Mode, Sift
 from temporal.episodes import Observation, Outcome, Plan
@@ -35,6 +35,7 @@ from temporal.reading import read
 from tests.contracts.agent import CHUNK, EPISODES, AgentContract, first_observation
 from tests.needle import NEEDLE, TASK, NeedleReader, make_policy, make_reader, ragged
 
+NO_THRESHOLDS: dict[str, Thresholds] = {"": {"probability": [], "entropy": []}}
 few = settings(max_examples=12, deadline=None, derandomize=True)
 SOURCE = NEEDLE.split("train")
 READER = make_reader()
@@ -238,7 +239,7 @@ class DearAnswers(NeedleReader):
 def test_no_rule_that_only_halts_beats_hindsight(reader: Reader) -> None:
     bench = Bench("needle", reader, make_policy(reader), (1, 1), 0, CHUNK, 64, 0)
     recording = record_all(bench, SOURCE, torch.arange(len(SOURCE)))
-    trials = make_trials(Evaluation(num_settings=5), bench, recording, {"probability": [], "entropy": []})
+    trials = make_trials(Evaluation(num_settings=5), bench, SOURCE, recording, NO_THRESHOLDS)
     oracles = [
         (trial.price or float(trial.setting or 0), trial.agent)
         for trial in trials

@@ -10,17 +10,9 @@ import pytest
 import torch
 
 from temporal.agents.controls import Confidence, Random
-from temporal.agents.evaluate import (
-    BUDGETED,
-    POLICY,
-    Bench,
-    Evaluation,
-    Traced,
-    evaluate,
-    make_trials,
-    record_all,
-)
+from temporal.agents.evaluate import Traced, evaluate
 from temporal.agents.policy import PolicyAgent
+from temporal.agents.trials import BUDGETED, POLICY, Bench, Evaluation, make_trials, record_all
 from temporal.curve import FREE
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Sift
@@ -182,7 +174,9 @@ def test_seed_of_the_bench_draws_the_random_rule(traced: dict[str, Traced]) -> N
     assert flops(trace(make_bench(seed=5)), "random") == flops(traced, "random")
     assert flops(trace(make_bench(seed=6)), "random") != flops(traced, "random")
     recording = record_all(make_bench(), VALIDATION, torch.arange(16))
-    trials = make_trials(SETTINGS, make_bench(seed=9), recording, {"probability": [], "entropy": []})
+    trials = make_trials(
+        SETTINGS, make_bench(seed=9), VALIDATION, recording, {"": {"probability": [], "entropy": []}}
+    )
     assert {trial.agent.seed for trial in trials if isinstance(trial.agent, Random)} == {9}
 
 
