@@ -79,12 +79,15 @@ class PolicyAgent(Agent, nn.Module):
         needs = {"peek": peek_size > 0, "seen": place is not None, "preview": preview_size > 0}
         self.needs = frozenset({"probabilities", *(name for name, needed in needs.items() if needed)})
         self.lowest_price, self.highest_price = lowest_price, highest_price
+        self.num_classes = task.num_classes
         self._log_length = math.log1p(task.max_length)
         self._mean_length = task.mean_length
         self._token_flops = reader.full_flops(1000) / 1000
         self.squeeze = nn.Linear(reader.summary_size, summary_size) if summary_size else None
         self.peek = nn.Embedding(task.vocabulary_size, peek_size, padding_idx=0) if peek_size else None
-        inputs = NUM_SCALARS + task.num_classes + summary_size + peek_size + ahead * (preview_size + 1)
+        self._promises = NUM_PROMISES if place is not None and preview_size else 0
+        seen_ahead = ahead * (preview_size + 1) + self._promises
+        inputs = NUM_SCALARS + task.num_classes + summary_size + peek_size + seen_ahead
         self.trunk = nn.Sequential(
             nn.Linear(inputs, hidden_size),
             nn.SiLU(),
@@ -132,7 +135,19 @@ class PolicyAgent(Agent, nn.Module):
             parts.append(self.peek(observation.peek).sum(-2) / real)
         if self._ahead:
             parts.append(self._coming(observation))
+        if self._promises:
+            parts.append(self._best_left(observation))
         return torch.cat(parts, -1)
+
+    def _best_left(self, observation: Observation) -> Float[Tensor, "... promises"]:
+        """The highest first numbers of the previews of positions that were not read; -1 where there are fewer."""
+        assert observation.preview is not None
+        assert observation.seen is not None
+        positions = torch.arange(observation.seen.shape[-1], device=observation.seen.device)
+        out = observation.seen | (positions >= observation.length[..., None])
+        scores = torch.tanh(observation.preview[..., 0] / 4).masked_fill(out, -1.0)
+        missing = max(self._promises - scores.shape[-1], 0)
+        return nn.functional.pad(scores, (0, missing), value=-1.0).topk(self._promises, -1).values
 
     def _coming(self, observation: Observation) -> Float[Tensor, "... coming"]:
         """Previews of the next positions, each with a 1 where it lies within the sequence."""
@@ -198,6 +213,7 @@ BLOCKED = (
     -1e4
 )  # the logit of what cannot be chosen; finite, so that its share of the entropy is 0 and not nan
 NUM_SCALARS = 11
+NUM_PROMISES = 4  # previews of the most promising positions that an agent is shown
 
 
 def scalars(observation: Observation, agent: PolicyAgent) -> Float[Tensor, "... scalars"]:

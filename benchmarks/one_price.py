@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from temporal.agents.evaluate import POLICY
+from temporal.agents.trials import POLICY
 from temporal.curve import AgentRun
 from temporal.points import load_outcomes, read_points
 

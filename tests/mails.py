@@ -29,7 +29,7 @@ training:
     updates: 2
     episodes: 16
     prices: [0.003, 10.0]
-evaluation: {class_path: temporal.agents.evaluate.Evaluation, init_args: {num_settings: 3}}
+evaluation: {class_path: temporal.agents.trials.Evaluation, init_args: {num_settings: 3}}
 chunk: 4
 device: cpu
 """

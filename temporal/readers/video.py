@@ -65,13 +65,18 @@ class FrameReader(Reader):
         self.modes = ("copy", *(view.name for view in self.views))
         self.frame_size = frame_size
         if hidden_size < 1 or any(view.size > frame_size for view in self.views):
-            raise bad("reader", "hidden_size, views", (hidden_size, list(views)), f"1, {frame_size}px or more")
+            raise bad(
+                "reader",
+                "hidden_size, views",
+                (hidden_size, list(views)),
+                f"1, views of {frame_size}px or less",
+            )
         self.encoder = encoder
         self.adapters = nn.ModuleList(nn.Linear(encoder.feature_size, hidden_size) for _ in self.views)
         self.when = nn.Linear(2 * NUM_WAVES, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.thumbnail = preview
-        self.preview_size = 0 if preview is None else preview.size
+        self.preview_size = 0 if preview is None else preview.head.out_features
         self.feature_dropout, self.summary_dropout = nn.Dropout(feature_dropout), nn.Dropout(summary_dropout)
         self.frames: Frames | None = None
         each = [

@@ -1,0 +1,97 @@
+"""When to stop on a fixed path from coarse to fine: FrameExit (arXiv 2104.13400).
+
+Frames are looked at in an order that halves the gaps; after each a gate decides whether the answer stands. The paper
+trains gates without rewards: a gate should open where the loss of the answer, known in training, lies below a limit
+that rises with every frame, beta exp(t / 2). `GateFit` does that; the default fit (the exact expectation of the reward
+over all stopping times) and policy gradients are the alternatives.
+
+Deviations. One network over all prices in place of one gate a frame and one model a beta: beta is `scale` times the
+price. The gate sees the answer's probabilities, how long they have stood, the read-out and the price. Frames are pooled
+by the reader's attention in place of a maximum over frames. t counts doublings of the frames seen in place of frames,
+for 64 frames would let the exponential open every gate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from temporal.agents.policy import PolicyAgent
+from temporal.agents.stopping import Recorded, StoppingFit, horizon
+from temporal.decisions import Halt, Order
+from temporal.errors import bad
+from temporal.readers.base import Reader, Task
+
+
+class FrameExitAgent(PolicyAgent):
+    """Looks from coarse to fine and decides when to stop.
+
+    Args:
+        task: what the data set says (filled in by the program).
+        reader: the reader that it drives (filled in by the program).
+        hidden_size: units of each of the two hidden layers.
+        summary_size: units that the reader's read-out is squeezed into.
+        lowest_price: prices at or below look alike to the agent; above 0.
+        highest_price: prices at or above look alike.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        reader: Reader,
+        hidden_size: int = 64,
+        summary_size: int = 32,
+        lowest_price: float = 0.01,
+        highest_price: float = 30.0,
+    ) -> None:
+        scheme = (Halt(), Order())
+        super().__init__(
+            task, reader, scheme, hidden_size, summary_size, 0, False, 0, lowest_price, highest_price
+        )
+
+
+class GateFit(StoppingFit):
+    """FrameExit's own targets: a gate opens where the loss lies below scale x price x exp(t / 2).
+
+    Needs `training.task_reward: log_likelihood`, so that the worth of an answer is minus its loss.
+
+    Args:
+        updates: of the agent; 0 leaves this phase out.
+        batch_size: readings of one update.
+        sequences: readings recorded at most; bounds memory.
+        learning_rate: of AdamW, at its peak.
+        weight_decay: of AdamW.
+        scale: of the limit; above 0.
+    """
+
+    def __init__(
+        self,
+        updates: int = 800,
+        batch_size: int = 256,
+        sequences: int = 4000,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        scale: float = 0.1,
+    ) -> None:
+        super().__init__(updates, batch_size, sequences, learning_rate, weight_decay)
+        if not scale > 0:
+            raise bad("GateFit", "scale", scale, "a number above 0")
+        self.scale = scale
+
+    def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor) -> Tensor:
+        """Cross-entropy of the gates over all steps after the first frame."""
+        observation = recorded.observation._replace(
+            price=price[:, None].expand_as(recorded.observation.price),
+            tokens_left=tokens[:, None] - recorded.observation.tokens,
+        )
+        assert agent.scheme.halt_index is not None
+        logits = agent.judge(observation).logits[agent.scheme.halt_index]
+        score = logits[..., 1] - logits[..., 0]
+        doublings = torch.log2(1.0 + observation.observations)
+        limit = self.scale * price[:, None] * torch.exp(doublings / 2)
+        opens = -recorded.utility[:, :-1] < limit
+        steps = torch.arange(score.shape[1], device=score.device)
+        counted = (steps < horizon(recorded, tokens)[:, None]) & (observation.observations > 0)
+        each = F.binary_cross_entropy_with_logits(score, opens.to(score.dtype), reduction="none")
+        return (each * counted).sum() / counted.sum().clamp_min(1)
