@@ -25,6 +25,7 @@ from temporal.curve import FREE, wilson
 from temporal.data.base import Sequences, Split
 from temporal.episodes import Outcome, Plan
 from temporal.points import Outcomes, Point
+from temporal.readers.video import FrameReader
 from temporal.reading import read
 
 
@@ -124,6 +125,6 @@ def _point(
         flops_full=bench.reader.full_flops(),
         observations_mean=float(outcome.observations.double().mean()),
         tokens_mean=float(outcome.tokens.double().mean()),
-        seconds_mean=seconds / num,
+        seconds_mean=None if isinstance(bench.reader, FrameReader) else seconds / num,
         batch=bench.num_slots,
     )

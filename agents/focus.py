@@ -41,7 +41,9 @@ class FocusAgent(PolicyAgent):
     ) -> None:
         windows = tuple(mode for mode in reader.modes if mode.startswith(f"{patches}_"))
         if not windows:
-            raise bad("FocusAgent", "patches", patches, f"a grid among the views {', '.join(reader.modes[1:])}")
+            raise bad(
+                "FocusAgent", "patches", patches, f"a grid among the views {', '.join(reader.modes[1:])}"
+            )
         scheme = (Halt(), Mode(("copy", *windows)))
         super().__init__(
             task, reader, scheme, hidden_size, summary_size, 0, True, 1, lowest_price, highest_price

@@ -85,9 +85,7 @@ class GateFit(StoppingFit):
             price=price[:, None].expand_as(recorded.observation.price),
             tokens_left=tokens[:, None] - recorded.observation.tokens,
         )
-        assert agent.scheme.halt_index is not None
-        logits = agent.judge(observation).logits[agent.scheme.halt_index]
-        score = logits[..., 1] - logits[..., 0]
+        score = agent.halting(observation)
         doublings = torch.log2(1.0 + observation.observations)
         limit = self.scale * price[:, None] * torch.exp(doublings / 2)
         opens = -recorded.utility[:, :-1] < limit

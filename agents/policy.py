@@ -147,7 +147,8 @@ class PolicyAgent(Agent, nn.Module):
         out = observation.seen | (positions >= observation.length[..., None])
         scores = torch.tanh(observation.preview[..., 0] / 4).masked_fill(out, -1.0)
         missing = max(self._promises - scores.shape[-1], 0)
-        return nn.functional.pad(scores, (0, missing), value=-1.0).topk(self._promises, -1).values
+        best: Tensor = nn.functional.pad(scores, (0, missing), value=-1.0).topk(self._promises, -1).values
+        return best
 
     def _coming(self, observation: Observation) -> Float[Tensor, "... coming"]:
         """Previews of the next positions, each with a 1 where it lies within the sequence."""
@@ -162,6 +163,15 @@ class PolicyAgent(Agent, nn.Module):
         """Logits of every decision and the value, for observations of any leading shape."""
         hidden = self.trunk(self.inputs(observation))
         return Judgement(self._logits(observation, hidden), self.value(hidden)[..., 0])
+
+    def halting(self, observation: Observation) -> Float[Tensor, "..."]:
+        """How much rather it would stop than go on: the difference of the two logits. Other heads are not run."""
+        index = self.scheme.halt_index
+        assert index is not None
+        first = sum(self.scheme.num_options[:index])
+        logits = self.heads(self.trunk(self.inputs(observation)))
+        difference: Tensor = logits[..., first + 1] - logits[..., first]
+        return difference
 
     def _logits(self, observation: Observation, hidden: Tensor) -> list[Tensor]:
         logits = list(self.heads(hidden).split(self.scheme.num_options, -1))
@@ -179,7 +189,8 @@ class PolicyAgent(Agent, nn.Module):
         positions = decision.positions(observation.length.reshape(-1)).view(*own.shape)
         score = self.places(observation, hidden).gather(-1, positions)
         taken = observation.seen.gather(-1, positions)
-        return (own + score).masked_fill(taken & ~taken.all(-1, keepdim=True), BLOCKED)
+        left: Tensor = (own + score).masked_fill(taken & ~taken.all(-1, keepdim=True), BLOCKED)
+        return left
 
     def act(self, observation: Observation) -> Tensor:
         """The likeliest option of each decision, or a drawn one while `sampling`."""

@@ -169,9 +169,7 @@ def stopping_loss(
         price=price[:, None].expand_as(recorded.observation.price),
         tokens_left=tokens[:, None] - recorded.observation.tokens,
     )
-    assert agent.scheme.halt_index is not None
-    logits = agent.judge(observation).logits[agent.scheme.halt_index]
-    score = (logits[..., 1] - logits[..., 0]).double()
+    score = agent.halting(observation).double()
     # The best rule for a price is the same at any scale, and unscaled the highest prices drown all others.
     worth = (recorded.utility - price[:, None] * recorded.cost) / (1 + price)[:, None]
     going = torch.arange(score.shape[1], device=score.device) < steps[:, None]

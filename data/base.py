@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Literal
 
 import numpy as np
@@ -10,10 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from temporal.readers.base import Chunk, Task
+from temporal.readers.base import Chunk, Reader, Task
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+preparing: ContextVar[Callable[[str, int, int], None]] = ContextVar("preparing", default=_silent)
+"""Told what is being done, how far it is and how far it goes, while a source gets its data ready."""
 
 
 class Sequences:
@@ -80,3 +90,6 @@ class Source(ABC):
     @abstractmethod
     def name(self) -> str:
         """A short name for points and plots."""
+
+    def equip(self, reader: Reader) -> None:  # noqa: B027 - tokens need nothing
+        """Give a reader what it looks its observations up in, where that is more than the reader itself."""

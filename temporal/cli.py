@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, score, cost, list. Results on stdout, progress on stderr."""
+"""The command line: train, evaluate, plot, score, cost, list, make-doom. Results on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{where}: {message}")
 
 
-COMMANDS = ("train", "evaluate", "plot", "score", "cost", "list")
+COMMANDS = ("train", "evaluate", "plot", "score", "cost", "list", "make-doom")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,23 +93,44 @@ def make_parser() -> argparse.ArgumentParser:
     plot.add_argument("--title", help="above the picture")
     plot.add_argument("--agents", nargs="*", help="draw these only")
 
-    score = commands.add_parser("score", help="classify texts within a budget")
+    score = commands.add_parser("score", help="classify texts or videos within a budget")
     score.add_argument("run", help="run folder")
     score.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="txt, parquet, csv, jsonl files or folders of them"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="txt, parquet, csv, jsonl files; videos, globs, manifests of them (txt, csv, jsonl); folders",
     )
     budget = score.add_mutually_exclusive_group()
     budget.add_argument("--tokens", type=float, help="most tokens read of each text")
-    budget.add_argument("--flops", type=float, help="most FLOPs spent on each text")
+    budget.add_argument("--frames", type=int, help="most frames looked at in each video")
+    budget.add_argument("--flops", type=float, help="most FLOPs spent on each text or video")
     score.add_argument("--price", type=float, help="of one full reading; the lowest trained on when left out")
     score.add_argument("--out", default="scores.parquet", help="parquet file of results")
     score.add_argument("--text-column", default="text", help="of tables")
+    score.add_argument("--workers", type=int, help="processes that decode videos; one for each core but one")
+    score.add_argument(
+        "--seconds-per-file",
+        type=float,
+        default=60.0,
+        help="longest wait for the decoder, then the video is bad",
+    )
     score.add_argument(
         "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
     )
 
     cost = commands.add_parser("cost", help="the price list of a configuration, before any training")
     cost.add_argument("config", help="a YAML file, or the name of a shipped one")
+
+    doom = commands.add_parser(
+        "make-doom",
+        help="render a benchmark of videos with known truth",
+        description="Walks through maps of a game in which one of eight monsters appears; needs the extra [doom].",
+    )
+    doom.add_argument("out", metavar="OUT", help="folder; what was rendered there before is kept")
+    doom.add_argument("--clips", type=int, default=4000, help="in all three splits")
+    doom.add_argument("--seed", type=int, default=0, help="the same seed makes the same bytes")
+    doom.add_argument("--workers", type=int, help="processes; one for each core")
 
     commands.add_parser("list", help="shipped configurations, and the classes that a YAML can name")
     return parser

@@ -6,7 +6,9 @@ import argparse
 import inspect
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.table import Table
 
 from temporal import runs
 from temporal.agents.train import train
+from temporal.data.base import preparing
 from temporal.display import bar, results, training_bar
 from temporal.errors import UserError, bad
 from temporal.experiment import (
@@ -27,8 +30,10 @@ from temporal.experiment import (
     instantiate,
     parse,
 )
+from temporal.readers.video import FrameReader
 from temporal.report import draw, evaluate_run, report
 from temporal.scoring import score_inputs
+from temporal.watching import Budget, score_videos
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -45,9 +50,11 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     # Everything that can be wrong with what was given comes up before the folder is made.
     source = runs.load(Path(options.reader_from)) if options.reader_from else None
-    experiment = instantiate(parsed)
-    reader, agent = experiment.build()
-    check_effects(experiment, reader, agent)
+    with _preparing():
+        experiment = instantiate(parsed)
+        reader, agent = experiment.build()
+        check_effects(experiment, reader, agent)
+        experiment.data.equip(reader)
     if source is not None:
         runs.copy_reader(source, reader)
     scene = experiment.training.scene(
@@ -63,6 +70,17 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     commonest = int(torch.bincount(scene.source.labels).argmax())
     runs.finish(folder, reader, agent, {"commonest": commonest})
     print(folder)
+
+
+@contextmanager
+def _preparing() -> Iterator[None]:
+    """Shows how far a source is with getting its data ready."""
+    with bar("preparing", "videos") as progress:
+        token = preparing.set(progress)
+        try:
+            yield
+        finally:
+            preparing.reset(token)
 
 
 class MetricsLog:
@@ -126,8 +144,12 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     folders = [Path(r) for r in options.runs]
     for folder in folders:
         if options.again or not (folder / "outcomes.npz").is_file():
+            run = runs.load(folder, options.trust)
+            with _preparing():
+                experiment = run.experiment()
+                experiment.data.equip(run.reader)
             with bar(f"evaluating {folder.name}") as progress:
-                evaluate_run(runs.load(folder, options.trust), progress)
+                evaluate_run(run, experiment, progress)
     report(folders, results())
 
 
@@ -138,18 +160,43 @@ def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Score texts; prints the file."""
-    for what, least in (("--tokens", 1), ("--flops", 1), ("--price", 0)):
-        value = getattr(options, what.removeprefix("--"))
+    """Score texts or videos, whichever the run reads; prints what was done."""
+    for what, least in (("tokens", 1), ("frames", 1), ("flops", 1), ("price", 0), ("workers", 1)):
+        value = getattr(options, what)
         if value is not None and not least <= value < math.inf:
-            raise bad("score", what, value, f"a finite number from {least} up")
+            raise bad("score", f"--{what}", value, f"a finite number from {least} up")
+    if not 0 < options.seconds_per_file < math.inf:
+        raise bad("score", "--seconds-per-file", options.seconds_per_file, "a finite number above 0")
     run = runs.load(Path(options.run), options.trust)
+    if isinstance(run.reader, FrameReader):
+        _score_videos(run, options)
+    else:
+        _score_texts(run, options)
+
+
+def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
+    if options.frames is not None:
+        raise bad("score", "--frames", options.frames, "--tokens, for the run reads texts")
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
             run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
             options.price, options.text_column, progress,
         )  # fmt: skip
     print(summary)
+
+
+def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
+    if options.tokens is not None:
+        raise bad("score", "--tokens", options.tokens, "--frames, for the run reads videos")
+    price = run.prices[0] if options.price is None else options.price
+    budget = Budget(options.frames, options.flops, price)
+    workers = options.workers or max((os.cpu_count() or 2) - 1, 1)
+    with bar("scoring", "videos") as progress:
+        print(
+            score_videos(
+                run, options.inputs, Path(options.out), budget, workers, options.seconds_per_file, progress
+            )
+        )
 
 
 def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -196,6 +243,18 @@ def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print(table)
 
 
+def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Render the set; prints the manifest."""
+    from temporal.data.doom import make_doom
+
+    workers = options.workers or os.cpu_count() or 1
+    with bar("rendering", "clips") as progress:
+        manifest = make_doom(
+            Path(options.out), options.clips, options.seed, workers, lambda done, num: progress("", done, num)
+        )
+    print(manifest)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {
     "train": run_train,
     "evaluate": run_evaluate,
@@ -203,4 +262,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {
     "score": run_score,
     "cost": run_cost,
     "list": run_list,
+    "make-doom": run_make_doom,
 }

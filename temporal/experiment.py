@@ -15,7 +15,13 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-import temporal.agents.ppo  # noqa: F401 - known by short name in YAML
+# What a YAML may name must be known: the modules are imported for that alone.
+import temporal.agents.focus
+import temporal.agents.frame_exit
+import temporal.agents.glimpse
+import temporal.agents.ppo
+import temporal.agents.resolution
+import temporal.agents.sampler  # noqa: F401
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.preview import PreviewFit
 from temporal.agents.reinforce import Learner, Reinforce
@@ -26,12 +32,15 @@ from temporal.agents.warmup import Warmup
 from temporal.data.base import Source
 from temporal.data.generated import NeedleSource  # noqa: F401 - known by short name in YAML
 from temporal.data.text import TextSource  # noqa: F401 - known by short name in YAML
+from temporal.data.video import VideoSource  # noqa: F401 - known by short name in YAML
 from temporal.decisions import Decision
 from temporal.errors import UserError, bad, reason
 from temporal.readers import Reader, Task
+from temporal.readers.frames import FrameEncoder
 
 KINDS: dict[str, type] = {
-    "source": Source, "reader": Reader, "decision": Decision, "agent": PolicyAgent, "learner": Learner,
+    "source": Source, "reader": Reader, "encoder": FrameEncoder, "decision": Decision, "agent": PolicyAgent,
+    "learner": Learner,
 }  # fmt: skip
 """What a YAML can name classes of."""
 
@@ -195,7 +204,14 @@ WORDS = {
 }
 
 
-ENDS = {"data": Source, "reader": Reader, "scheme": Decision, "agent": PolicyAgent, "learner": Learner}
+ENDS = {
+    "data": Source,
+    "reader": Reader,
+    "encoder": FrameEncoder,
+    "scheme": Decision,
+    "agent": PolicyAgent,
+    "learner": Learner,
+}
 
 
 def complaint(text: str) -> UserError:

@@ -138,7 +138,7 @@ def plot_curves(
     if not drawn or len(set(names)) != len(names):
         raise bad("plot", "series", names, "one or more besides read_all, of different names")
     figure = _draw(drawn, title, flops_full, full_accuracy, floor_share)
-    _save(figure, out)
+    save_figure(figure, out)
     return out
 
 
@@ -300,7 +300,7 @@ def _legend(series: Sequence[Series], left: float, right: float) -> dict[str, st
     return {name: name.replace("_", " ") + " (oracle)" * (name in oracles) for name in names}
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write the picture; the same input gives the same bytes, and the file is never seen half written."""
     from matplotlib import rc_context
 

@@ -23,8 +23,9 @@ class Point:
     """What one agent reached on one split at one setting: a line of `points.jsonl`.
 
     `price` is in units of the average full reading, `budget` in tokens, `setting` the rule's own parameter (tokens
-    or a threshold); each is None where it does not apply. Accuracies are from 0 to 1 with a Wilson interval; means
-    are over the `n` sequences; `flops_full` is the cost of reading the average sequence in full; `batch` the slots.
+    or a threshold); each is None where it does not apply, as `seconds_mean` where features came from a cache.
+    Accuracies are from 0 to 1 with a Wilson interval; means are over the `n` sequences; `flops_full` is the cost of
+    reading the average sequence in full; `batch` the slots.
 
     Raises:
         UserError: a value of the wrong type or outside its range.
@@ -45,7 +46,7 @@ class Point:
     flops_full: float
     observations_mean: float
     tokens_mean: float
-    seconds_mean: float
+    seconds_mean: float | None
     batch: int
 
     def __post_init__(self) -> None:

@@ -13,17 +13,17 @@ from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun, band, compare, estimate_area
 from temporal.display import Advance
 from temporal.errors import bad, reason
+from temporal.experiment import Experiment
 from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
 from temporal.runs import Run, read_about, read_config
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
-ORACLE = "hindsight"
+ORACLES = ("hindsight", "oracle")
 
 
-def evaluate_run(run: Run, progress: Advance) -> None:
-    """Trace one run and write points.jsonl and outcomes.npz into its folder."""
-    experiment = run.experiment()
+def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
+    """Trace one run on its experiment's data and write points.jsonl and outcomes.npz into its folder."""
     bench = Bench(
         experiment.data.name,
         run.reader,
@@ -149,7 +149,7 @@ def draw(folders: list[Path], out: Path, title: str | None, agents: list[str] | 
         last = max(float(r.curve.flops[-1]) for r in runs)
         grid = np.geomspace(0.01 * found.flops_full, max(last, 0.02 * found.flops_full), 120)
         drawn = band(runs, grid)
-        kind: Kind = "agent" if name == POLICY else "oracle" if name == ORACLE else "control"
+        kind: Kind = "agent" if name == POLICY else "oracle" if name in ORACLES else "control"
         series.append(Series(name, drawn.flops, drawn.accuracy, drawn.low, drawn.high, kind))
     num = len(folders)
     title = title or f"{found.task}: accuracy against FLOPs, {num} seed{'s' if num > 1 else ''}"

@@ -126,7 +126,7 @@ def test_debug_shows_where_it_arose(capsys: Capture) -> None:
 
 CLASS = "a class that can be imported"
 SETTINGS = "data, reader, agent, training, evaluation, chunk, num_slots, seed, device"
-POLICY = "scheme, hidden_size, summary_size, peek_size, lowest_price, highest_price, dropout"
+POLICY = "scheme, hidden_size, summary_size, peek_size, preview, ahead, lowest_price, highest_price, dropout"
 STOPPING = "updates, batch_size, sequences, learning_rate, weight_decay, method, variety"
 READER = "temporal.readers.recurrent.RecurrentReader"
 
@@ -397,7 +397,7 @@ NO_FILE = "run: file, got '{file}'; expected a file of a run (No such file or di
 @pytest.mark.parametrize(
     ("name", "gone", "halved"),
     [
-        ("config.yaml", NO_FILE, "run: {file}, got no "),
+        ("config.yaml", NO_FILE, "run: {file}, got "),
         ("about.json", NO_FILE, "run: {file}, got a damaged file; expected that of a run"),
         ("model.safetensors", "run: {file}, got a file that cannot be read (No such file or directory", "run: {file}, got a file that cannot be read ("),
         ("tokenizer.json", "run: {file}, got no file; expected the tokenizer of a run on texts", "run: {file}, got a file that cannot be read ("),
@@ -420,7 +420,7 @@ def test_a_run_that_is_not_whole(
     [
         ("points.jsonl", "points: file, got '{file}'; expected a readable file of points (", "{file}:"),
         ("outcomes.npz", "plot: run, got '{run}'; expected an evaluated run; `temporal evaluate {run}` comes first", "outcomes: file, got '{file}'; expected a file of outcomes ("),
-        ("config.yaml", NO_FILE, "run: {file}, got no "),
+        ("config.yaml", NO_FILE, "run: {file}, got "),
         ("about.json", NO_FILE, "run: {file}, got a damaged file"),
     ],
 )  # fmt: skip

@@ -3,5 +3,17 @@
 from temporal.readers.base import Chunk, Reader, Reads, State, Task
 from temporal.readers.recurrent import RecurrentReader
 from temporal.readers.transformer import TransformerReader
+from temporal.readers.video import AttentiveFrameReader, FrameReader, RecurrentFrameReader
 
-__all__ = ["Chunk", "Reader", "Reads", "RecurrentReader", "State", "Task", "TransformerReader"]
+__all__ = [
+    "AttentiveFrameReader",
+    "Chunk",
+    "FrameReader",
+    "Reader",
+    "Reads",
+    "RecurrentFrameReader",
+    "RecurrentReader",
+    "State",
+    "Task",
+    "TransformerReader",
+]

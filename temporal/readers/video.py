@@ -49,6 +49,8 @@ class FrameReader(Reader):
         summary_dropout: share of read-out entries zeroed in training, 0 to 1.
     """
 
+    head: nn.Linear
+
     def __init__(
         self,
         task: Task,
@@ -76,7 +78,7 @@ class FrameReader(Reader):
         self.when = nn.Linear(2 * NUM_WAVES, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.thumbnail = preview
-        self.preview_size = 0 if preview is None else preview.head.out_features
+        self.preview_size = 0 if preview is None else preview.size
         self.feature_dropout, self.summary_dropout = nn.Dropout(feature_dropout), nn.Dropout(summary_dropout)
         self.frames: Frames | None = None
         each = [

@@ -1,0 +1,175 @@
+"""Features and thumbnails of all frames of a source, computed once, kept on disk and memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from temporal.data.base import preparing
+from temporal.data.clips import VideoSequences
+from temporal.data.decoders import Decoders, Request, VideoError
+from temporal.data.pool import Pool, digest
+from temporal.data.text import cache_folder
+from temporal.errors import UserError
+from temporal.readers.frames import FrameEncoder, View, thumbnail
+from temporal.readers.video import FrameReader
+
+FORMAT = 1  # changes when what is kept would
+FEATURES, THUMBNAILS = np.float16, np.uint8
+AHEAD = 8  # clips that are being decoded while one is encoded
+
+
+class _Kind(NamedTuple):
+    """One table of the cache: its pool, and how its rows come from frames at base size."""
+
+    pool: Pool
+    make: Callable[[Tensor], Tensor]
+
+
+class CachedFrames:
+    """Where a reader looks frames up in training and evaluation; never used where scoring is timed.
+
+    Rows are keyed by the content of the file, the part of it that the clip is, the encoder's weights and the size, so
+    that a file that was moved is found again and one that has changed is not.
+
+    Args:
+        clips: all clips of a source.
+        reader: whose views and preview are looked up.
+
+    Raises:
+        UserError: a video that cannot be decoded; a cache folder that cannot be written.
+    """
+
+    def __init__(self, clips: VideoSequences, reader: FrameReader) -> None:
+        self._clips, self._side = clips, reader.frame_size
+        kinds = _kinds(reader)
+        keys = _keys(clips, kinds)
+        missing = [i for i, key in enumerate(keys) if any(k.pool.span(key) is None for k in kinds.values())]
+        if missing:
+            with ExitStack() as locks:
+                for kind in kinds.values():
+                    locks.enter_context(kind.pool.lock)
+                    kind.pool.refresh()  # another process may have been at it
+                _fill(clips, kinds, keys, missing, self._side, next(reader.parameters()).device)
+        self._rows = {name: kind.pool.rows() for name, kind in kinds.items()}
+        self._starts = {
+            name: np.array([span[0] for key in keys if (span := kind.pool.span(key))], dtype=np.int64)
+            for name, kind in kinds.items()
+        }
+
+    def _look_up(self, name: str, ids: Tensor) -> Tensor:
+        clips, positions = self._clips.locate(ids)
+        rows = self._starts[name][clips.numpy()] + positions.numpy()
+        return torch.from_numpy(self._rows[name][rows]).to(ids.device)
+
+    def features(self, ids: Int[Tensor, " n"], view: View, encoder: FrameEncoder) -> Float[Tensor, "n size"]:
+        """What the encoder made of frames in a view."""
+        return self._look_up(view.name, ids).float()
+
+    def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
+        """Frames at the size of previews."""
+        return self._look_up("thumbnail", ids)
+
+    def pixels(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 side side"]:
+        """Frames at the base size, decoded anew: they would fill the disk."""
+        clips, positions = (part.numpy() for part in self._clips.locate(ids))
+        found = torch.empty(len(ids), 3, self._side, self._side, dtype=torch.uint8)
+        with Decoders() as decoders:
+            for clip in np.unique(clips):
+                here = (clips == clip).nonzero()[0]
+                found[here] = _pixels(decoders, self._clips, int(clip), positions[here], self._side)
+        return found.to(ids.device)
+
+
+def _kinds(reader: FrameReader) -> dict[str, _Kind]:
+    """The tables that a reader needs, by name."""
+    encoder, side = reader.encoder, reader.frame_size
+    folder = cache_folder().parent / "frames"
+
+    def encode(view: View) -> Callable[[Tensor], Tensor]:
+        return lambda pixels: encoder(view.cut(pixels))
+
+    def pool(shape: tuple[int, ...], dtype: type, *settings: object) -> Pool:
+        key = sha256(json.dumps([FORMAT, side, *map(str, settings)]).encode()).hexdigest()[:16]
+        return Pool(folder / key, shape, dtype)
+
+    identity = encoder.identity() if encoder.frozen else None
+    found = {
+        view.name: _Kind(pool((encoder.feature_size,), FEATURES, identity, view), encode(view))
+        for view in reader.views
+        if identity
+    }
+    if reader.thumbnail is not None:
+        height, width = reader.thumbnail.height, reader.thumbnail.width
+        small = pool((3, height, width), THUMBNAILS, "thumbnail", height, width)
+        found["thumbnail"] = _Kind(small, lambda pixels: thumbnail(pixels, height, width))
+    return found
+
+
+def _keys(clips: VideoSequences, kinds: dict[str, _Kind]) -> list[str]:
+    """What each clip is known by."""
+    if not kinds:
+        return [""] * len(clips)
+    contents: dict[str, str] = {}
+    keys = []
+    for index, clip in enumerate(clips.clips):
+        if clip.path not in contents:
+            contents[clip.path] = digest(Path(clip.path))
+        places = sha256(clips.frame_indices(index).tobytes()).hexdigest()[:16]
+        keys.append(f"{contents[clip.path]}-{places}")
+    return keys
+
+
+@torch.no_grad()
+def _fill(
+    clips: VideoSequences, kinds: dict[str, _Kind], keys: list[str], missing: list[int], side: int,
+    device: torch.device,
+) -> None:  # fmt: skip
+    with Decoders() as decoders:
+        for done, (index, pixels) in enumerate(_decode_all(decoders, clips, missing, side), start=1):
+            for kind in kinds.values():
+                if kind.pool.span(keys[index]) is None:
+                    kind.pool.add(keys[index], kind.make(pixels.to(device)).cpu().numpy())
+            preparing.get()("frames of videos", done, len(missing))
+
+
+def _decode_all(
+    decoders: Decoders, clips: VideoSequences, which: list[int], side: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Every position of some clips in turn, a few clips ahead of what is asked for."""
+    tickets = {}
+    for place, index in enumerate(which):
+        for ahead in which[place : place + AHEAD]:
+            if ahead not in tickets:
+                request = Request(clips.clips[ahead].path, clips.frame_indices(ahead), (side, side))
+                tickets[ahead] = decoders.submit(request)
+        yield index, _channels_first(_answer(decoders, tickets[index], clips.clips[index].path))
+
+
+def _pixels(
+    decoders: Decoders, clips: VideoSequences, index: int, positions: NDArray[np.int64], side: int
+) -> Tensor:
+    path = clips.clips[index].path
+    ticket = decoders.submit(Request(path, clips.frame_indices(index)[positions], (side, side)))
+    return _channels_first(_answer(decoders, ticket, path))
+
+
+def _answer(decoders: Decoders, ticket: int, path: str) -> NDArray[np.uint8]:
+    try:
+        return decoders.result(ticket).frames
+    except VideoError as error:
+        raise UserError(f"data: video {path}, got {error}; expected a file that can be decoded") from None
+
+
+def _channels_first(frames: NDArray[np.uint8]) -> UInt8[Tensor, "n 3 height width"]:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
