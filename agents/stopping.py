@@ -1,13 +1,17 @@
 """Halting as optimal stopping: on recorded readings the worth of having stopped anywhere is known.
 
 Read some sequences to the end once; the reward that halting after each observation would have brought is then
-known, so the best rule can be fitted backwards without a single drawn action. Two ways, both in one network over all
+known, so the best rule can be fitted backwards without a single drawn action. Three ways, all in one network over all
 prices:
 
 - regression (Longstaff and Schwartz 2001, as American options are priced): the halting logit estimates how much more
   halting now is worth than what the present rule gets by going on;
 - expected: the expected reward of the stochastic rule is summed exactly over all stopping times, sum_t S_t h_t u_t
-  with S_t the chance of having come that far, and its gradient followed (policy gradient without sampling).
+  with S_t the chance of having come that far, and its gradient followed (policy gradient without sampling);
+- classification: halting or going on is a class, and a mistake weighs what it costs, with the present stochastic rule
+  from there on (classification-based policy iteration, Lagoudakis and Parr 2003). A logit that is far on the wrong
+  side still has its whole gradient, where the expectation's has vanished: so halting follows the price over a wide
+  range even where for most prices the same is best.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from temporal.episodes import Observation, Plan
 from temporal.errors import bad
 from temporal.reward import answer_reward
 
-Method = Literal["regression", "expected"]
+Method = Literal["regression", "expected", "classification"]
 
 
 class Recorded(NamedTuple):
@@ -59,7 +63,7 @@ class NeverHalts(Agent):
 
     def __init__(self, policy: PolicyAgent, options: Tensor) -> None:
         self._policy, self._options = policy, options.clone()
-        self.scheme, self.needs = policy.scheme, policy.needs
+        self.scheme, self.needs = policy.scheme, policy.needs | {"probabilities"}  # whose worth is recorded
         if policy.scheme.halt_index is not None:
             self._options[:, policy.scheme.halt_index] = 0
 
@@ -87,7 +91,7 @@ class StoppingFit:
         sequences: readings recorded at most; bounds memory.
         learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW.
-        method: expected (exact expectation over stopping times) or regression (Longstaff-Schwartz).
+        method: expected (exact expectation over stopping times), classification or regression (Longstaff-Schwartz).
         variety: share of readings recorded with random other decisions (sifting, skimming, jumping), 0 to 1.
     """
 
@@ -124,15 +128,27 @@ class StoppingFit:
         scene.reader.eval()
         agent = NeverHalts(scene.agent, options)
         episodes = roll_out(scene.source, scene.reader, agent, Plan.of(rows), scene.num_slots, scene.chunk)
-        return record(episodes, scene.labels(episodes.sequence), scene.task_reward, scene.reader.full_flops())
+        extra = 0 if "probabilities" in scene.agent.needs else scene.reader.predict_flops
+        labels, full = scene.labels(episodes.sequence), scene.reader.full_flops()
+        return record(episodes, labels, scene.task_reward, full, extra)
 
     def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor) -> Tensor:
         """See `stopping_loss`."""
         return stopping_loss(agent, recorded, price, tokens, self.method)
 
 
-def record(trajectories: Trajectories, labels: Tensor, task_reward: str, full_flops: float) -> Recorded:
-    """What halting at each step of some full readings would have brought; `labels` are those of the episodes."""
+def record(
+    trajectories: Trajectories, labels: Tensor, task_reward: str, full_flops: float, extra_flops: float = 0.0
+) -> Recorded:
+    """What halting at each step of some full readings would have brought.
+
+    Args:
+        trajectories: readings to the end.
+        labels: of the episodes.
+        task_reward: what an answer is worth.
+        full_flops: one unit of cost.
+        extra_flops: of each answer but the last, where the policy does without and they were given to be recorded.
+    """
     observation = trajectories.observation
     assert observation.probabilities is not None
     num_steps = trajectories.valid.sum(1)
@@ -140,8 +156,9 @@ def record(trajectories: Trajectories, labels: Tensor, task_reward: str, full_fl
     rows = torch.arange(len(num_steps), device=num_steps.device)
     answers[rows, num_steps] = trajectories.answers
     utility = answer_reward(answers, labels[:, None].expand(answers.shape[:2]), task_reward)
-    cost = torch.cat([observation.flops, trajectories.flops[:, None]], 1)
-    cost[rows, num_steps] = trajectories.flops
+    total = trajectories.flops - extra_flops * (trajectories.reads.counts > 0).sum(1)
+    cost = torch.cat([observation.flops - extra_flops * observation.observations, total[:, None]], 1)
+    cost[rows, num_steps] = total
     return Recorded(observation, utility, cost / full_flops, num_steps)
 
 
@@ -162,7 +179,7 @@ def stopping_loss(
         recorded: full readings.
         price: (n,) one for each reading.
         tokens: (n,) budget of each reading, infinite for none.
-        method: regression or expected.
+        method: expected, classification or regression.
     """
     steps = horizon(recorded, tokens)
     observation = recorded.observation._replace(
@@ -176,6 +193,10 @@ def stopping_loss(
     final = worth.gather(1, steps[:, None])[:, 0]
     if method == "expected":
         return -expected_worth(score, worth[:, :-1], final, going).mean()
+    if method == "classification":
+        gain = worth[:, :-1] - worth_of_going_on(score.detach(), worth[:, :-1], final, going)
+        wrong = F.softplus(-torch.sign(gain) * score)
+        return (gain.abs() * wrong * going).sum() / going.sum()
     realised = realised_worth(score.detach() > 0, worth[:, :-1], final, going)
     target = (worth[:, :-1] - realised).clamp(-1, 1)
     return (F.mse_loss(torch.tanh(score), target, reduction="none") * going).sum() / going.sum()
@@ -195,6 +216,16 @@ def expected_worth(score: Tensor, worth: Tensor, final: Tensor, going: Tensor) -
     reach = (come - stay).exp()
     halted = (reach * torch.sigmoid(score) * worth * going).sum(1)
     return halted + come[:, -1].exp() * final
+
+
+def worth_of_going_on(score: Tensor, worth: Tensor, final: Tensor, going: Tensor) -> Tensor:
+    """Expected worth (n, steps) of going on at each step and then halting with chance sigmoid(score) at each."""
+    value, found = final, []
+    halts = torch.sigmoid(score) * going
+    for t in range(score.shape[1] - 1, -1, -1):
+        found.append(value)
+        value = value + halts[:, t] * (worth[:, t] - value)
+    return torch.stack(found[::-1], 1)
 
 
 def realised_worth(stops: Tensor, worth: Tensor, final: Tensor, going: Tensor) -> Tensor:

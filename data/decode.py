@@ -89,10 +89,13 @@ class Video:
         self._path, self._num_threads = path, num_threads
         self._open()
         try:
-            self.timeline = scan(self._container, self._stream)
+            self.timeline = scan(self._path, self._container, self._stream)
         except (VideoError, av.error.FFmpegError) as error:
             self.close()
             raise VideoError(told(error)) from None
+        except IndexError:
+            self.close()
+            raise VideoError("damaged: streams come up amid the file") from None
         self._num_out = len(self.timeline.shown)  # after the pass over the packets, the file is at its end
         # Lists are searched faster than arrays, one number at a time.
         self._shown, self._starts = self.timeline.shown.tolist(), self.timeline.starts.tolist()

@@ -40,6 +40,12 @@ class Request(NamedTuple):
     start: float | None = None
     end: float | None = None
     """Seconds between which positions are spread."""
+    last: bool = False
+    """Nothing more will be asked of the file, which is closed afterwards."""
+
+
+class GivenUpError(VideoError):
+    """A file that is not tried again."""
 
 
 class Decoders:
@@ -67,7 +73,7 @@ class Decoders:
         self._begin()
 
     def _begin(self) -> None:
-        self._process = os.getpid()
+        self._owner = os.getpid()
         settings = self._limit_seconds, self._num_open, self._decoder
         self._workers = [_Worker(*settings) for _ in range(self._num_workers)]
         self._homes: OrderedDict[str, _Worker] = OrderedDict()  # the worker that has a file open
@@ -76,15 +82,27 @@ class Decoders:
 
     def submit(self, request: Request) -> int:
         """Ask for something; gives a ticket for the result."""
-        if self._process != os.getpid():
+        if self._owner != os.getpid():
             self._begin()  # in a fork, the threads that talk with the workers are missing
-        worker = self._homes.pop(request.path, None) or min(self._workers, key=lambda w: w.num_waiting)
-        self._homes[request.path] = worker
+        worker = self._homes.pop(request.path, None) or self._least_busy()
+        if not request.last:
+            self._homes[request.path] = worker
         if len(self._homes) > self._num_workers * self._num_open:
             self._homes.popitem(last=False)
         ticket = next(self._tickets)
         self._answers[ticket] = worker.submit(request)
         return ticket
+
+    def _least_busy(self) -> _Worker:
+        """Where a file is opened: among idle workers in turn, for it may be asked for more while others are."""
+        worker = min(self._workers, key=lambda w: (w.num_waiting, w.num_files))
+        worker.num_files += 1
+        return worker
+
+    def drop(self, path: str) -> None:
+        """Have a file closed, of which nothing more will be asked; does not wait for it."""
+        if (worker := self._homes.pop(path, None)) is not None:
+            worker.submit(Request(path, last=True))
 
     def result(self, ticket: int) -> Decoded:
         """Wait for what a ticket stands for, once. Raises VideoError."""
@@ -108,8 +126,9 @@ class Decoders:
 
     def close(self) -> None:
         """Kill all workers; what has not been answered never will be."""
-        for worker in self._workers:
-            worker.close()
+        if self._owner == os.getpid():  # not those of the parent, after a fork
+            for worker in self._workers:
+                worker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +150,7 @@ class _Worker:
         self._requests: queue.SimpleQueue[tuple[Request, Future[Decoded]] | None] = queue.SimpleQueue()
         self._is_closed = False
         self._lock = threading.Lock()
-        self.num_waiting = 0
+        self.num_waiting = self.num_files = 0
         # A daemon: a program that ends does not wait for a decoder.
         self._thread = threading.Thread(target=self._run, daemon=True, name="decoder")
         self._thread.start()
@@ -140,8 +159,11 @@ class _Worker:
         """Put a request in the queue."""
         future: Future[Decoded] = Future()
         with self._lock:
-            self.num_waiting += 1
-        self._requests.put((request, future))
+            if self._is_closed:
+                future.set_exception(VideoError("the decoders were closed"))
+            else:
+                self.num_waiting += 1
+                self._requests.put((request, future))
         return future
 
     def close(self) -> None:
@@ -150,7 +172,7 @@ class _Worker:
             self._is_closed = True
             if self._process is not None:
                 self._process.kill()
-        self._requests.put(None)
+            self._requests.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -168,22 +190,29 @@ class _Worker:
         spent = self._spent.pop(request.path, 0.0)
         if isinstance(spent, str):
             self._note(request.path, spent)
-            raise VideoError(spent)
-        started = time.monotonic()
-        try:
-            answer = self._ask(request, self._limit_seconds - spent)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            if self._is_closed:
-                raise VideoError("the decoders were closed") from None
-            self._discard()
-            late = spent + time.monotonic() - started >= self._limit_seconds
-            reason = f"no answer within {self._limit_seconds:g} s" if late else "the decoder crashed"
-            self._note(request.path, reason)
-            raise VideoError(reason) from None
-        self._note(request.path, spent + time.monotonic() - started)
+            raise GivenUpError(spent)
+        started = time.monotonic() - spent
+        answer = self._ask_twice(request, started + self._limit_seconds)
+        if isinstance(answer, GivenUpError):
+            self._note(request.path, str(answer))
+        elif not request.last:
+            self._note(request.path, time.monotonic() - started)
         if isinstance(answer, VideoError):
             raise answer
         return answer
+
+    def _ask_twice(self, request: Request, deadline: float) -> Decoded | VideoError:
+        """Ask again where the process ends: it may have been killed for what is no fault of the file."""
+        for _ in range(2):
+            try:
+                return self._ask(request, deadline - time.monotonic())
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._discard()
+            if self._is_closed:
+                return VideoError("the decoders were closed")
+            if time.monotonic() >= deadline:
+                return GivenUpError(f"no answer within {self._limit_seconds:g} s")
+        return GivenUpError("the decoder crashed, twice")
 
     def _note(self, path: str, spent: float | str) -> None:
         self._spent[path] = spent
@@ -258,8 +287,11 @@ def serve() -> None:
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     videos: OrderedDict[str, Video] = OrderedDict()
     while True:
-        pickle.dump(_respond(videos, requests.get(), decoder), answers, protocol=5)
+        request = requests.get()
+        pickle.dump(_respond(videos, request, decoder), answers, protocol=5)
         answers.flush()
+        if request.last and request.path in videos:
+            videos.pop(request.path).close()
         while len(videos) > num_open:
             videos.popitem(last=False)[1].close()
 

@@ -1,87 +1,201 @@
-"""Frames decoded when they are first asked for: where a reader looks them up when scoring."""
+"""Frames for scoring: files are opened before their turn, and decoded once it is known which frames are wanted."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from temporal.data.clips import VideoSequences
-from temporal.data.decoders import Decoders, Request, VideoError
+from temporal.data.clips import Span, VideoSequences
+from temporal.data.decode import spread
+from temporal.data.decoders import Decoded, Decoders, Request, VideoError
+from temporal.data.manifests import Clip
 from temporal.readers.frames import FrameEncoder, View, thumbnail
+
+AHEAD_BYTES = 1 << 28  # of frames that were decoded before their turn
 
 
 class Spent(NamedTuple):
-    """What fetching the frames of one clip took."""
+    """What fetching frames took."""
 
     num_decoded: int
     seconds: float
 
 
-class LiveFrames:
-    """Frames of some clips, decoded by worker processes and kept until the clips are done with.
+class Footage:
+    """A clip whose file could be opened, with those of its frames that were decoded so far.
 
-    A clip that turns out to be damaged gives black frames from then on and is listed in `failed`: whoever reads must
-    look there, and not use what was made of it.
+    Args:
+        clip: which.
+        opened: what opening its file gave.
+        num_positions: most positions of a clip.
+    """
+
+    def __init__(self, clip: Clip, opened: Decoded, num_positions: int) -> None:
+        self.clip, self.span = clip, Span(*opened.probe.span)
+        self.indices = spread(self.span, num_positions)
+        self.requests: list[Spent] = []
+        self._frames: dict[int, tuple[UInt8[Tensor, "height width 3"], float, int]] = {}
+        self.add(range(len(opened.indices)), opened)
+
+    def add(self, positions: Iterable[int], decoded: Decoded) -> None:
+        """Keep the frames of one request."""
+        frames = torch.from_numpy(decoded.frames)
+        for position, frame, seconds in zip(positions, frames, decoded.seconds.tolist(), strict=True):
+            self._frames[position] = frame, seconds, len(self.requests)
+        self.requests.append(Spent(decoded.num_decoded, decoded.took_seconds))
+
+    def __contains__(self, position: int) -> bool:
+        return position in self._frames
+
+    def frame(self, position: int) -> UInt8[Tensor, "height width 3"]:
+        """The frame of a position."""
+        return self._frames[position][0]
+
+    def seconds(self, position: int) -> float:
+        """When the frame of a position is shown."""
+        return self._frames[position][1]
+
+    def spent(self, positions: Iterable[int]) -> Spent:
+        """What opening the file and fetching the frames of some positions took, with what came along with them."""
+        numbers = {0, *(self._frames[position][2] for position in positions)}
+        found = [self.requests[number] for number in sorted(numbers)]
+        return Spent(sum(s.num_decoded for s in found), math.fsum(s.seconds for s in found))
+
+
+class Opening:
+    """Opens clips in turn, some of them before it is theirs.
 
     Args:
         decoders: worker processes.
-        clips: what ids mean.
+        clips: all clips.
+        first: the first to open.
+        num_positions: most positions of a clip.
+        side: pixels of a side to which frames are decoded.
+        everything: have the frames of all positions decoded at once, and close the file.
+        ahead: clips that are opened before their turn; fewer where their frames would take too much memory.
+    """
+
+    def __init__(
+        self, decoders: Decoders, clips: Sequence[Clip], first: int,
+        num_positions: int, side: int, everything: bool, ahead: int,
+    ) -> None:  # fmt: skip
+        self._decoders, self._clips = decoders, clips
+        self._num_positions, self._side, self._everything = num_positions, side, everything
+        most = AHEAD_BYTES // (3 * side * side * num_positions) if everything else ahead
+        self._ahead = max(min(ahead, most), 1)
+        self.next = first
+        self._tickets: deque[int] = deque()
+
+    @property
+    def left(self) -> int:
+        """Clips whose turn is to come."""
+        return len(self._clips) - self.next
+
+    def look_ahead(self) -> None:
+        """Ask for what is wanted next."""
+        while len(self._tickets) < min(self._ahead, self.left):
+            path, start, end = self._clips[self.next + len(self._tickets)]
+            size = (self._side, self._side)
+            everything = Request(path, None, size, self._num_positions, start, end, last=True)
+            request = everything if self._everything else Request(path, start=start, end=end)
+            self._tickets.append(self._decoders.submit(request))
+
+    def take(self) -> Footage | VideoError:
+        """What became of the next clip."""
+        self.look_ahead()
+        clip, ticket = self._clips[self.next], self._tickets.popleft()
+        self.next += 1
+        try:
+            footage = Footage(clip, self._decoders.result(ticket), self._num_positions)
+        except VideoError as error:
+            return error
+        finally:
+            self.look_ahead()
+        return footage
+
+
+class DamagedError(Exception):
+    """Clips that turned out to be damaged while they were read: why, by their index."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
+
+
+class LiveFrames:
+    """Where a reader looks frames up when scoring: decoded when first asked for, and kept with their clips.
+
+    Asking for frames of a clip that turns out to be damaged raises DamagedError.
+
+    Args:
+        decoders: worker processes.
+        footage: the clips that are read.
+        num_positions: most positions of a clip.
         side: pixels of a side to which frames are decoded.
         thumbnail_size: height and width of previews in pixels.
     """
 
     def __init__(
-        self, decoders: Decoders, clips: VideoSequences, side: int, thumbnail_size: tuple[int, int] = (1, 1)
-    ) -> None:
-        self._decoders, self._clips, self._side = decoders, clips, side
-        self._thumbnail_size = thumbnail_size
-        self._kept: dict[tuple[int, int], Tensor] = {}
-        self.failed: dict[int, str] = {}
-        self.seconds: dict[tuple[int, int], float] = {}  # when each frame is shown
-        self._spent: defaultdict[int, Spent] = defaultdict(lambda: Spent(0, 0.0))
+        self, decoders: Decoders, footage: Sequence[Footage], num_positions: int,
+        side: int, thumbnail_size: tuple[int, int] = (1, 1),
+    ) -> None:  # fmt: skip
+        self._decoders, self._footage = decoders, footage
+        self._side, self._thumbnail_size = side, thumbnail_size
+        self.clips = VideoSequences([f.clip for f in footage], [f.span for f in footage], num_positions)
+        self._used: defaultdict[int, set[int]] = defaultdict(set)
+        self.waited_seconds = 0.0
+        """How long reading stood still for the decoders."""
 
     def spent(self, clip: int) -> Spent:
-        """What a clip has taken so far."""
-        return self._spent[clip]
+        """What the frames of a clip that were looked up took, whether they were decoded for it or kept from before."""
+        return self._footage[clip].spent(self._used[clip])
+
+    def _places(self, ids: Tensor) -> list[tuple[int, int]]:
+        """Clip and position of each id, its frame decoded."""
+        clips, positions = self.clips.locate(ids)
+        places = list(zip(clips.tolist(), positions.tolist(), strict=True))
+        missing: defaultdict[int, list[int]] = defaultdict(list)
+        for clip, position in dict.fromkeys(places):
+            self._used[clip].add(position)
+            if position not in self._footage[clip]:
+                missing[clip].append(position)
+        if missing:
+            self._fetch(missing)
+        return places
+
+    def _fetch(self, missing: dict[int, list[int]]) -> None:
+        """Decode frames, those of different clips side by side."""
+        started = time.perf_counter()
+        tickets = {clip: self._ask(self._footage[clip], positions) for clip, positions in missing.items()}
+        reasons = {}
+        for clip, ticket in tickets.items():
+            try:
+                self._footage[clip].add(missing[clip], self._decoders.result(ticket))
+            except VideoError as error:
+                reasons[clip] = str(error)
+        self.waited_seconds += time.perf_counter() - started
+        if reasons:
+            raise DamagedError(reasons)
+
+    def _ask(self, footage: Footage, positions: list[int]) -> int:
+        indices = footage.indices[positions]
+        return self._decoders.submit(Request(footage.clip.path, indices, (self._side, self._side)))
+
+    def _stack(self, places: list[tuple[int, int]]) -> UInt8[Tensor, "n 3 side side"]:
+        # The colours of a pixel stay side by side, as they are decoded and as convolutions like them.
+        found = torch.stack([self._footage[clip].frame(position) for clip, position in places])
+        return found.permute(0, 3, 1, 2)
 
     def pixels(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 side side"]:
-        """Frames at the base size; those of different clips are decoded side by side."""
-        clips, positions = self._clips.locate(ids)
-        places = list(zip(clips.tolist(), positions.tolist(), strict=True))
-        missing: dict[int, list[int]] = {}
-        for clip, position in dict.fromkeys(places):
-            if clip not in self.failed and (clip, position) not in self._kept:
-                missing.setdefault(clip, []).append(position)
-        tickets = {clip: self._ask(clip, wanted) for clip, wanted in missing.items()}
-        for clip, ticket in tickets.items():
-            self._take(clip, ticket, missing[clip])
-        black = torch.zeros(3, self._side, self._side, dtype=torch.uint8)
-        found = [black if place[0] in self.failed else self._kept[place] for place in places]
-        return torch.stack(found).to(ids.device)
-
-    def _ask(self, clip: int, positions: list[int]) -> int:
-        indices = self._clips.frame_indices(clip)[positions]
-        return self._decoders.submit(Request(self._clips.clips[clip].path, indices, (self._side, self._side)))
-
-    def _take(self, clip: int, ticket: int, positions: list[int]) -> None:
-        try:
-            decoded = self._decoders.result(ticket)
-        except VideoError as error:
-            self.failed[clip] = str(error)
-            return
-        frames = torch.from_numpy(np.ascontiguousarray(decoded.frames)).permute(0, 3, 1, 2)
-        for position, frame, seconds in zip(positions, frames, decoded.seconds.tolist(), strict=True):
-            self._kept[clip, position] = frame
-            self.seconds[clip, position] = seconds
-        before = self._spent[clip]
-        self._spent[clip] = Spent(
-            before.num_decoded + decoded.num_decoded, before.seconds + decoded.took_seconds
-        )
+        """Frames at the base size."""
+        return self._stack(self._places(ids)).to(ids.device)
 
     def features(self, ids: Int[Tensor, " n"], view: View, encoder: FrameEncoder) -> Float[Tensor, "n size"]:
         """What the encoder makes of frames in a view."""
@@ -90,4 +204,10 @@ class LiveFrames:
 
     def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames at the size of previews."""
-        return thumbnail(self.pixels(ids), *self._thumbnail_size)
+        places, each = (
+            self._places(ids),
+            self.clips.num_frames,
+        )  # the frames of one clip at a time: less memory
+        parts = [places[start : start + each] for start in range(0, len(places), each)]
+        small = [thumbnail(self._stack(part), *self._thumbnail_size) for part in parts]
+        return torch.cat(small).to(ids.device)

@@ -10,6 +10,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Int
 
+from temporal.data.integrity import find_damage
+
 # Names of FFmpeg's demuxers. Not among them: play lists, which open other files, text
 # shown as pictures, and bare streams, which hold no times.
 CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegts,asf,ogg,rm,mxf,nut,wtv"
@@ -71,7 +73,11 @@ def open_container(path: str) -> InputContainer:
     if "\0" in path:
         raise VideoError("not a path")  # what comes before the zero would be opened
     try:
-        return av.open(f"file:{path}", options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
+        return av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+            metadata_errors="replace",
+        )
     except av.error.FFmpegError as error:
         raise VideoError(told(error)) from None
 
@@ -92,11 +98,13 @@ def video_stream(container: InputContainer) -> VideoStream:
     raise VideoError("no video in it")
 
 
-def scan(container: InputContainer, stream: VideoStream) -> Timeline:
+def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     """Pass over all packets once. Raises VideoError where the file ends too early or a packet is damaged."""
     # Frames promised by number need no other stream to be compared with; a duration is that of the longest.
     counted = "mov" in container.format.name.split(",")
     wanted = [s for s in container.streams if s.type in ("video", "audio")]
+    if (found := find_damage(path, container.format.name)) is not None:
+        raise VideoError(found)
     packets = [
         (p.stream_index, p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt)
         for p in container.demux(stream if counted else wanted)

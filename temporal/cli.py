@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, score, cost, list, make-doom. Results on stdout, progress on stderr."""
+"""The command line: train, evaluate, plot, strips, score, cost, list, make-doom. Results go to stdout."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{where}: {message}")
 
 
-COMMANDS = ("train", "evaluate", "plot", "score", "cost", "list", "make-doom")
+COMMANDS = ("train", "evaluate", "plot", "score", "cost", "list", "make-doom", "strips")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -107,13 +107,12 @@ def make_parser() -> argparse.ArgumentParser:
     budget.add_argument("--flops", type=float, help="most FLOPs spent on each text or video")
     score.add_argument("--price", type=float, help="of one full reading; the lowest trained on when left out")
     score.add_argument("--out", default="scores.parquet", help="parquet file of results")
-    score.add_argument("--text-column", default="text", help="of tables")
+    score.add_argument("--text-column", help="of tables; text when left out")
     score.add_argument("--workers", type=int, help="processes that decode videos; one for each core but one")
     score.add_argument(
         "--seconds-per-file",
         type=float,
-        default=60.0,
-        help="longest wait for the decoder, then the video is bad",
+        help="that decoding a video may take, or it is given up; 60 when left out",
     )
     score.add_argument(
         "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
@@ -131,6 +130,18 @@ def make_parser() -> argparse.ArgumentParser:
     doom.add_argument("--clips", type=int, default=4000, help="in all three splits")
     doom.add_argument("--seed", type=int, default=0, help="the same seed makes the same bytes")
     doom.add_argument("--workers", type=int, help="processes; one for each core")
+
+    strips = commands.add_parser("strips", help="draw the frames that an agent looks at in some test videos")
+    strips.add_argument("run", help="run folder")
+    strips.add_argument("--clips", type=int, default=4, help="how many, evenly picked from test")
+    strips.add_argument(
+        "--price", type=float, help="of one full reading; the middle of the range when left out"
+    )
+    strips.add_argument("--frames", type=int, help="most frames looked at in each")
+    strips.add_argument("--out", default="strips.png", help="png or svg")
+    strips.add_argument(
+        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
+    )
 
     commands.add_parser("list", help="shipped configurations, and the classes that a YAML can name")
     return parser
@@ -165,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in ("train", "cost") and (unknown or overrides):
             options.parser.error(f"unrecognized arguments: {(overrides + unknown)[0]}")
         from temporal import commands
+        from temporal.allocator import keep_freed_memory
 
+        keep_freed_memory()
         commands.COMMANDS[command](options, overrides + unknown)
         sys.stdout.flush()
     except UserError as error:

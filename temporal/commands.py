@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,11 @@ from temporal.experiment import (
     parse,
 )
 from temporal.readers.video import FrameReader
-from temporal.report import draw, evaluate_run, report
+from temporal.report import draw, draw_strips, evaluate_run, report
 from temporal.scoring import score_inputs
 from temporal.watching import Budget, score_videos
+
+SECONDS_PER_FILE = 60.0  # that a video may take to decode
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -165,8 +168,6 @@ def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
         value = getattr(options, what)
         if value is not None and not least <= value < math.inf:
             raise bad("score", f"--{what}", value, f"a finite number from {least} up")
-    if not 0 < options.seconds_per_file < math.inf:
-        raise bad("score", "--seconds-per-file", options.seconds_per_file, "a finite number above 0")
     run = runs.load(Path(options.run), options.trust)
     if isinstance(run.reader, FrameReader):
         _score_videos(run, options)
@@ -175,28 +176,35 @@ def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
-    if options.frames is not None:
-        raise bad("score", "--frames", options.frames, "--tokens, for the run reads texts")
+    for option in ("frames", "workers", "seconds_per_file"):
+        _refuse(options, option, "no such option, for the run reads texts")
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
             run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
-            options.price, options.text_column, progress,
+            options.price, options.text_column or "text", progress,
         )  # fmt: skip
     print(summary)
 
 
 def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
-    if options.tokens is not None:
-        raise bad("score", "--tokens", options.tokens, "--frames, for the run reads videos")
+    for option in ("tokens", "text_column"):
+        _refuse(options, option, "no such option, for the run reads videos")
+    workers = options.workers or max((os.cpu_count() or 2) - 1, 1)
+    seconds = SECONDS_PER_FILE if options.seconds_per_file is None else options.seconds_per_file
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise bad("score", "--seconds-per-file", seconds, f"above 0, at most {threading.TIMEOUT_MAX:g}")
     price = run.prices[0] if options.price is None else options.price
     budget = Budget(options.frames, options.flops, price)
-    workers = options.workers or max((os.cpu_count() or 2) - 1, 1)
     with bar("scoring", "videos") as progress:
-        print(
-            score_videos(
-                run, options.inputs, Path(options.out), budget, workers, options.seconds_per_file, progress
-            )
-        )
+        summary = score_videos(run, options.inputs, Path(options.out), budget, workers, seconds, progress)
+    print(summary)
+
+
+def _refuse(options: argparse.Namespace, option: str, expected: str) -> None:
+    """An option without effect is a mistake."""
+    value = getattr(options, option)
+    if value is not None:
+        raise bad("score", f"--{option.replace('_', '-')}", value, expected)
 
 
 def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -243,6 +251,21 @@ def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print(table)
 
 
+def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Draw where an agent looks; prints the file."""
+    for what, least in (("price", 0), ("frames", 1)):
+        value = getattr(options, what)
+        if value is not None and not least <= value < math.inf:
+            raise bad("strips", f"--{what}", value, f"a finite number from {least} up")
+    run = runs.load(Path(options.run), options.trust)
+    with _preparing():
+        experiment = run.experiment()
+        if isinstance(run.reader, FrameReader):
+            experiment.data.equip(run.reader)
+    draw_strips(run, experiment, Path(options.out), options.clips, options.price, options.frames)
+    print(options.out)
+
+
 def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
     """Render the set; prints the manifest."""
     from temporal.data.doom import make_doom
@@ -263,4 +286,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {
     "cost": run_cost,
     "list": run_list,
     "make-doom": run_make_doom,
+    "strips": run_strips,
 }

@@ -290,6 +290,11 @@ class Scheme:
         names = [d.name for d in self.decisions]
         if not names or len(set(names)) != len(names):
             raise bad("scheme", "decisions", names, "one or more, each kind at most once")
+        copies = any(
+            isinstance(d, Sift) or (isinstance(d, Mode) and "copy" in d.names) for d in self.decisions
+        )
+        if copies and not self.forward:  # an agent that chose it again and again would never end
+            raise bad("scheme", "decisions", names, "no sift and no mode copy where places come in any order")
 
     @property
     def num_options(self) -> tuple[int, ...]:

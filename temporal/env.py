@@ -132,7 +132,8 @@ class _Episodes:
             "scalars": spaces.Box(low, np.ones_like(low), dtype=np.float32),
         }
         if "peek" in self._needs:
-            last = np.iinfo(np.int64).max if self._reader.preview_size else task.vocabulary_size - 1
+            # frames have no vocabulary, and ids without a bound
+            last = task.vocabulary_size - 1 if task.vocabulary_size > 1 else np.iinfo(np.int64).max
             parts["peek"] = spaces.Box(0, last, (self._chunk,), np.int64)
         if "seen" in self._needs:
             parts["seen"] = spaces.Box(0, 1, (task.max_length,), np.int64)

@@ -5,20 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from temporal.agents.evaluate import evaluate
+from temporal.agents.rollout import SpanRecorder
 from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun, band, compare, estimate_area
+from temporal.data.clips import VideoSequences
+from temporal.data.decoders import Decoders, Request
 from temporal.display import Advance
+from temporal.episodes import Plan
 from temporal.errors import bad, reason
 from temporal.experiment import Experiment
 from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
+from temporal.reading import read
 from temporal.runs import Run, read_about, read_config
+from temporal.strips import Strip, plot_strips
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
+STRIP_SIZE = (60, 80)  # height and width of a frame on a strip, in pixels
 ORACLES = ("hindsight", "oracle")
 
 
@@ -157,3 +165,52 @@ def draw(folders: list[Path], out: Path, title: str | None, agents: list[str] | 
         plot_curves(series, out, title, found.full_flops_read, found.full_accuracy)
     except OSError as error:
         raise bad("plot", "--out", str(out), f"a file that can be written ({reason(error)})") from None
+
+
+def draw_strips(
+    run: Run, experiment: Experiment, out: Path, num_clips: int, price: float | None, frames: int | None
+) -> None:
+    """Draw what a run's agent looks at in some test clips, evenly picked, beside what was to be seen.
+
+    Args:
+        run: reads frames; its reader is equipped with those of the experiment.
+        experiment: the run's own.
+        out: png or svg.
+        num_clips: 1 or more.
+        price: shown to the agent; None takes the middle, by logarithm, of those it was trained on.
+        frames: most frames looked at; None for no limit.
+
+    Raises:
+        UserError: a run on texts; more clips than there are.
+    """
+    source = experiment.data.split("test")
+    if not isinstance(source, VideoSequences):
+        raise bad("strips", "run", str(run.folder), "a run on videos")
+    if not 1 <= num_clips <= len(source):
+        raise bad("strips", "--clips", num_clips, f"a whole number from 1 to {len(source)}")
+    price = float(np.sqrt(run.prices[0] * run.prices[1])) if price is None else price
+    rows = torch.arange(num_clips) * len(source) // num_clips
+    recorder = SpanRecorder(num_clips)
+    outcome = read(
+        source, run.reader, run.agent, Plan.of(rows, price, frames), run.num_slots, run.chunk, recorder
+    )
+    assert outcome is not None
+    full, strips = run.reader.full_flops(), []
+    with Decoders(1) as decoders:
+        for i, row in enumerate(rows.tolist()):
+            request = Request(source.clips[row].path, source.frame_indices(row), STRIP_SIZE)
+            pictures = decoders.result(decoders.submit(request)).frames
+            names, chances = run.task.class_names, outcome.probabilities[i]
+            truth = "" if source.labels is None else f"{names[int(source.labels[row])]}: "
+            title = (
+                f"{truth}answer {names[int(chances.argmax())]} ({float(chances.max()):.0%}), "
+                f"{int(outcome.tokens[i])} of {len(pictures)} frames, "
+                f"{float(outcome.flops[i]) / full:.1%} of the FLOPs of all"
+            )
+            shown = None if source.truth is None else source.truth[row, : len(pictures)].numpy()
+            strips.append(Strip(title, pictures, tuple(recorder.positions[i]), shown))
+    told = f"{experiment.data.name}: frames looked at, in their order, at price {price:.3g}"
+    try:
+        plot_strips(strips, out, told)
+    except OSError as error:
+        raise bad("strips", "--out", str(out), f"a file that can be written ({reason(error)})") from None

@@ -16,6 +16,7 @@ from temporal.readers.frames import FrameEncoder, Thumbnail, View, parse_views
 from temporal.readers.readout import ReadOut
 
 NUM_WAVES = 6  # sines and cosines that say when a frame is from
+PREVIEWS = 128  # thumbnails that go through their network together; more leave a CPU's cache
 LOUDEST = 8.0  # attention scores stay within +- this, so that their exponentials can be summed as they come
 
 
@@ -98,7 +99,9 @@ class FrameReader(Reader):
             raise NotImplementedError
         found = torch.zeros(*tokens.shape, self.preview_size, device=tokens.device)
         real = tokens > 0
-        found[real] = self.thumbnail(self._store().thumbnails(tokens[real])).to(found.dtype)
+        pixels = self._store().thumbnails(tokens[real])
+        for part, rows in zip(pixels.split(PREVIEWS), real.nonzero().split(PREVIEWS), strict=True):
+            found[rows[:, 0], rows[:, 1]] = self.thumbnail(part).to(found.dtype)
         return found
 
     @property
