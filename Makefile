@@ -17,10 +17,15 @@ help:  ## list these targets
 
 setup: $(TESTING)  ## make .venv and install everything that the tests need
 
-demo: $(if $(wildcard $(TESTING)),$(TESTING),$(RUNTIME))  ## train on the shipped sample, evaluate, draw the curve
+demo: $(if $(wildcard $(TESTING)),$(TESTING),$(RUNTIME))  ## train on the shipped mails and clips, evaluate, draw the curves
 	$(BIN)/temporal train mails --out runs/demo --resume --evaluation.num_settings 8
 	$(BIN)/temporal evaluate runs/demo
 	$(BIN)/temporal plot runs/demo --out runs/demo/curve.png
+	$(BIN)/temporal train clips --out runs/clips --resume --evaluation.num_settings 6
+	$(BIN)/temporal evaluate runs/clips
+	$(BIN)/temporal plot runs/clips --out runs/clips/curve.png
+	$(BIN)/temporal strips runs/clips --out runs/clips/strips.png
+	$(BIN)/temporal score runs/clips data/samples/doom/test --frames 8 --out runs/clips/scores.parquet
 
 test: lint  ## lint, types, layers, and every test that is not slow
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -33,6 +38,7 @@ bench: $(TESTING)  ## time and memory against rivals; on a machine that does not
 	$(BIN)/python -m benchmarks.skipping
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.fetching
 
 lint: $(TESTING)  ## lint, format, types and layers only
 	$(BIN)/ruff check

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from temporal.agents.policy import PolicyAgent
+from temporal.agents.scene import Scene
 from temporal.agents.stopping import Recorded, StoppingFit, horizon
 from temporal.decisions import Halt, Order
 from temporal.errors import bad
@@ -78,6 +79,13 @@ class GateFit(StoppingFit):
         if not scale > 0:
             raise bad("GateFit", "scale", scale, "a number above 0")
         self.scale = scale
+
+    def record(self, scene: Scene, generator: torch.Generator) -> Recorded:
+        """As any fit; raises UserError where what an answer is worth is not minus its loss."""
+        if scene.task_reward != "log_likelihood":
+            expected = "log_likelihood, for gates open by the loss of the answer"
+            raise bad("GateFit", "training.task_reward", scene.task_reward, expected)
+        return super().record(scene, generator)
 
     def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor) -> Tensor:
         """Cross-entropy of the gates over all steps after the first frame."""

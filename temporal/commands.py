@@ -7,7 +7,6 @@ import inspect
 import json
 import math
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +36,7 @@ from temporal.scoring import score_inputs
 from temporal.watching import Budget, score_videos
 
 SECONDS_PER_FILE = 60.0  # that a video may take to decode
+LONGEST_SECONDS = 1e6
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -168,6 +168,9 @@ def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
         value = getattr(options, what)
         if value is not None and not least <= value < math.inf:
             raise bad("score", f"--{what}", value, f"a finite number from {least} up")
+    if options.seconds_per_file is not None and not 0 < options.seconds_per_file <= LONGEST_SECONDS:
+        expected = f"a number above 0, at most {LONGEST_SECONDS:g}"
+        raise bad("score", "--seconds-per-file", options.seconds_per_file, expected)
     run = runs.load(Path(options.run), options.trust)
     if isinstance(run.reader, FrameReader):
         _score_videos(run, options)
@@ -191,8 +194,6 @@ def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
         _refuse(options, option, "no such option, for the run reads videos")
     workers = options.workers or max((os.cpu_count() or 2) - 1, 1)
     seconds = SECONDS_PER_FILE if options.seconds_per_file is None else options.seconds_per_file
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise bad("score", "--seconds-per-file", seconds, f"above 0, at most {threading.TIMEOUT_MAX:g}")
     price = run.prices[0] if options.price is None else options.price
     budget = Budget(options.frames, options.flops, price)
     with bar("scoring", "videos") as progress:
@@ -211,7 +212,8 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
     """Print what everything costs."""
     experiment: Experiment = instantiate(parse(["--config", str(find_config(options.config)), *overrides]))
     reader, agent = experiment.build()
-    full = reader.full_flops()
+    full, videos = reader.full_flops(), isinstance(reader, FrameReader)
+    unit, read = ("frame", "look at one frame:") if videos else ("token", "read one token:")
     title = f"{experiment.data.name}: prices in FLOPs (1 MAC = 2)"
     table = Table("what", "FLOPs", "share of a full reading", title=title)
 
@@ -220,15 +222,19 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
 
     one, none = torch.ones(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     for index, mode in enumerate(reader.modes):
-        row(f"read one token: {mode}", float(reader.read_flops(torch.tensor([index]), one, none)))
+        row(f"{read} {mode}", float(reader.read_flops(torch.tensor([index]), one, none)))
     row("answer (class probabilities)", reader.predict_flops)
-    row("decide (agent, previews included)", agent.decision_flops)
+    row("decide (agent)" if videos else "decide (agent, previews included)", agent.decision_flops)
+    if reader.preview_size:
+        row(f"previews of the average video ({reader.task.mean_length:.1f} frames)",
+            reader.preview_flops * reader.task.mean_length)  # fmt: skip
     table.add_section()
-    row(f"one observation of {experiment.chunk} tokens, answer and decision included",
+    row(f"one observation of {experiment.chunk} {unit}s, answer and decision included",
         float(reader.read_flops(torch.tensor([len(reader.modes) - 1]), experiment.chunk * one, none))
         + reader.predict_flops + agent.decision_flops)  # fmt: skip
     row(
-        f"full reading of the average sequence ({reader.task.mean_length:.1f} tokens) = 1 unit of price", full
+        f"full reading of the average sequence ({reader.task.mean_length:.1f} {unit}s) = 1 unit of price",
+        full,
     )
     results().print(table)
 

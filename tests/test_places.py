@@ -131,6 +131,21 @@ def test_without_previews_it_starts_without_a_wish() -> None:
     assert logits[[i for i in range(20) if i != 3]].unique().tolist() == [0]
 
 
+def test_the_head_knows_what_was_seen_and_where_it_looked_last() -> None:
+    torch.manual_seed(0)
+    head = PlaceHead(20, 0, 4, reach=5)
+    nn.init.normal_(head.score.weight)
+
+    def scores(*seen: int, position: int) -> Tensor:
+        found: Tensor = head(seeing(*seen, position=position)._replace(preview=None), torch.zeros(1, 4))
+        return found[0]
+
+    start, last, more = scores(3, position=0), scores(3, position=13), scores(3, 6, position=13)
+    # it had read up to 13, so that it looked at 12: what stands within two of it is changed, and no more
+    assert (start != last).nonzero()[:, 0].tolist() == [10, 11, 12, 13, 14]
+    assert (last != more).nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8]
+
+
 # What it costs and how it learns.
 
 

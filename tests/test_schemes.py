@@ -460,6 +460,17 @@ def test_a_scale_of_nothing_is_refused() -> None:
     assert str(error.value) == "GateFit: scale, got 0.0; expected a number above 0"
 
 
+def test_gates_need_losses_to_open_by() -> None:
+    agent = make_agent("frame exit")
+    scene = Training(task_reward="correctness").scene(SOURCE, READER, agent, 1, 8, 0)
+    with pytest.raises(UserError) as error:
+        GateFit().record(scene, torch.Generator())
+    assert str(error.value) == (
+        "GateFit: training.task_reward, got 'correctness'; "
+        "expected log_likelihood, for gates open by the loss of the answer"
+    )
+
+
 # Resolutions and patches.
 
 
