@@ -133,7 +133,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     strips = commands.add_parser("strips", help="draw the frames that an agent looks at in some test videos")
     strips.add_argument("run", help="run folder")
-    strips.add_argument("--clips", type=int, default=4, help="how many, evenly picked from test")
+    strips.add_argument("--clips", type=int, default=4, help="how many, drawn from test")
+    strips.add_argument("--seed", type=int, default=0, help="of the drawing")
     strips.add_argument(
         "--price", type=float, help="of one full reading; the middle of the range when left out"
     )

@@ -268,7 +268,9 @@ def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
         experiment = run.experiment()
         if isinstance(run.reader, FrameReader):
             experiment.data.equip(run.reader)
-    draw_strips(run, experiment, Path(options.out), options.clips, options.price, options.frames)
+    draw_strips(
+        run, experiment, Path(options.out), options.clips, options.price, options.frames, options.seed
+    )
     print(options.out)
 
 

@@ -168,9 +168,15 @@ def draw(folders: list[Path], out: Path, title: str | None, agents: list[str] | 
 
 
 def draw_strips(
-    run: Run, experiment: Experiment, out: Path, num_clips: int, price: float | None, frames: int | None
+    run: Run,
+    experiment: Experiment,
+    out: Path,
+    num_clips: int,
+    price: float | None,
+    frames: int | None,
+    seed: int = 0,
 ) -> None:
-    """Draw what a run's agent looks at in some test clips, evenly picked, beside what was to be seen.
+    """Draw what a run's agent looks at in some test clips, drawn by seed, beside what was to be seen.
 
     Args:
         run: reads frames; its reader is equipped with those of the experiment.
@@ -179,6 +185,7 @@ def draw_strips(
         num_clips: 1 or more.
         price: shown to the agent; None takes the middle, by logarithm, of those it was trained on.
         frames: most frames looked at; None for no limit.
+        seed: of the drawing of clips.
 
     Raises:
         UserError: a run on texts; more clips than there are.
@@ -189,7 +196,9 @@ def draw_strips(
     if not 1 <= num_clips <= len(source):
         raise bad("strips", "--clips", num_clips, f"a whole number from 1 to {len(source)}")
     price = float(np.sqrt(run.prices[0] * run.prices[1])) if price is None else price
-    rows = torch.arange(num_clips) * len(source) // num_clips
+    rows = (
+        torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:num_clips].sort().values
+    )
     recorder = SpanRecorder(num_clips)
     outcome = read(
         source, run.reader, run.agent, Plan.of(rows, price, frames), run.num_slots, run.chunk, recorder

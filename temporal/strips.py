@@ -12,7 +12,7 @@ from temporal.errors import bad
 from temporal.plot import SUFFIXES, save_figure
 
 COLUMNS = 16  # frames in a row of a strip
-DIMMED = 0.35  # brightness of frames that were not looked at
+DIMMED = 0.5  # brightness of frames that were not looked at; a little white is added
 LOOKED, TRUE = "#E69F00", "#009E73"
 
 
@@ -80,7 +80,7 @@ def _draw(ax: object, strip: Strip) -> None:
     most = 0.0 if strip.truth is None else float(strip.truth.max())
     for p, frame in enumerate(strip.frames):
         top, left = p // COLUMNS * (height + gap), p % COLUMNS * width
-        shown = frame if p in order else frame * DIMMED
+        shown = frame if p in order else frame * DIMMED + 64 * (1 - DIMMED)
         sheet[top : top + height, left : left + width] = shown
         if strip.truth is not None and strip.truth[p] > 0:
             share = float(np.sqrt(strip.truth[p] / most))
