@@ -52,6 +52,7 @@ class CachedFrames:
 
     def __init__(self, clips: VideoSequences, reader: FrameReader) -> None:
         self._clips, self._side = clips, reader.frame_size
+        self._decoders: Decoders | None = None  # until pixels are asked for
         kinds = _kinds(reader)
         keys = _keys(clips, kinds)
         missing = [i for i, key in enumerate(keys) if any(k.pool.span(key) is None for k in kinds.values())]
@@ -73,8 +74,11 @@ class CachedFrames:
         return torch.from_numpy(self._rows[name][rows]).to(ids.device)
 
     def features(self, ids: Int[Tensor, " n"], view: View, encoder: FrameEncoder) -> Float[Tensor, "n size"]:
-        """What the encoder made of frames in a view."""
-        return self._look_up(view.name, ids).float()
+        """What the encoder made of frames in a view; of one that is fine-tuned nothing is kept."""
+        if view.name in self._rows:
+            return self._look_up(view.name, ids).float()
+        found: Tensor = encoder(view.cut(self.pixels(ids)))
+        return found
 
     def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames at the size of previews."""
@@ -84,10 +88,14 @@ class CachedFrames:
         """Frames at the base size, decoded anew: they would fill the disk."""
         clips, positions = (part.numpy() for part in self._clips.locate(ids))
         found = torch.empty(len(ids), 3, self._side, self._side, dtype=torch.uint8)
-        with Decoders() as decoders:
-            for clip in np.unique(clips):
-                here = (clips == clip).nonzero()[0]
-                found[here] = _pixels(decoders, self._clips, int(clip), positions[here], self._side)
+        self._decoders = self._decoders or Decoders()
+        tickets = {}
+        for clip in np.unique(clips).tolist():
+            here = (clips == clip).nonzero()[0]
+            tickets[clip] = here, _ask(self._decoders, self._clips, clip, positions[here], self._side)
+        for clip, (here, ticket) in tickets.items():
+            answer = _answer(self._decoders, ticket, self._clips.clips[clip].path)
+            found[here] = _channels_first(answer)
         return found.to(ids.device)
 
 
@@ -156,12 +164,11 @@ def _decode_all(
         yield index, _channels_first(_answer(decoders, tickets[index], clips.clips[index].path))
 
 
-def _pixels(
+def _ask(
     decoders: Decoders, clips: VideoSequences, index: int, positions: NDArray[np.int64], side: int
-) -> Tensor:
-    path = clips.clips[index].path
-    ticket = decoders.submit(Request(path, clips.frame_indices(index)[positions], (side, side)))
-    return _channels_first(_answer(decoders, ticket, path))
+) -> int:
+    indices = clips.frame_indices(index)[positions]
+    return decoders.submit(Request(clips.clips[index].path, indices, (side, side)))
 
 
 def _answer(decoders: Decoders, ticket: int, path: str) -> NDArray[np.uint8]:
