@@ -33,10 +33,11 @@ from temporal.data.base import Source
 from temporal.data.generated import NeedleSource  # noqa: F401 - known by short name in YAML
 from temporal.data.text import TextSource  # noqa: F401 - known by short name in YAML
 from temporal.data.video import VideoSource  # noqa: F401 - known by short name in YAML
-from temporal.decisions import Decision
+from temporal.decisions import Decision, Sift
 from temporal.errors import UserError, bad, reason
 from temporal.readers import Reader, Task
 from temporal.readers.frames import FrameEncoder
+from temporal.readers.video import FrameReader
 
 KINDS: dict[str, type] = {
     "source": Source, "reader": Reader, "encoder": FrameEncoder, "decision": Decision, "agent": PolicyAgent,
@@ -188,6 +189,11 @@ def check_effects(experiment: Experiment, reader: Reader, agent: PolicyAgent) ->
             raise bad(where, "stopping_weight", training.stopping_weight, "0, for the scheme has no Halt")
         if training.stopping.updates not in (0, StoppingFit().updates):
             raise bad(where, "stopping.updates", training.stopping.updates, "0, for the scheme has no Halt")
+    if isinstance(reader, FrameReader):
+        if experiment.chunk != 1:
+            raise bad("config", "chunk", experiment.chunk, "1, for frames are looked at one by one")
+        if agent.scheme.find(Sift) is not None:
+            raise bad("config: agent", "scheme", "Sift", "other decisions, for frames have no salience")
     if training.warmup.skim_share > 0 and "skim" not in reader.modes:
         raise bad(
             where, "warmup.skim_share", training.warmup.skim_share, "0, for the reader has no mode skim"
