@@ -17,6 +17,7 @@ from temporal.readers.readout import ReadOut
 
 NUM_WAVES = 6  # sines and cosines that say when a frame is from
 PREVIEWS = 128  # thumbnails that go through their network together; more leave a CPU's cache
+AT_ONCE = 1024  # thumbnails; more would leave the processor's cache
 LOUDEST = 8.0  # attention scores stay within +- this, so that their exponentials can be summed as they come
 
 
@@ -31,6 +32,34 @@ class Frames(Protocol):
 
     def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames at the size of previews."""
+
+
+class _Previews:
+    """Previews of frames that were seen before, while network and store stay the same.
+
+    A training or a curve reads the same clips many times; each is charged for its previews every time.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[object, ...] = ()
+        self._table = torch.empty(0)
+
+    @torch.no_grad()
+    def look_up(self, ids: Tensor, store: Frames, network: Thumbnail) -> Tensor:
+        """What the network makes of frames."""
+        weights = [(p, p._version) for p in network.parameters()]  # versions rise with every change
+        known = (store, ids.device, *(part for pair in weights for part in pair))
+        if len(known) != len(self._known) or any(
+            a is not b and (isinstance(a, Tensor) or a != b) for a, b in zip(known, self._known, strict=True)
+        ):
+            self._known, self._table = known, torch.empty(0, network.size, device=ids.device)
+        room = int(ids.max()) + 1 - len(self._table) if len(ids) else 0
+        if room > 0:
+            self._table = nn.functional.pad(self._table, (0, 0, 0, room), value=torch.nan)
+        missing = ids[self._table[ids, 0].isnan()].unique()
+        for part in missing.split(AT_ONCE):
+            self._table[part] = network(store.thumbnails(part)).to(self._table.dtype)
+        return self._table[ids]
 
 
 class FrameReader(Reader):
@@ -82,6 +111,7 @@ class FrameReader(Reader):
         self.preview_size = 0 if preview is None else preview.size
         self.feature_dropout, self.summary_dropout = nn.Dropout(feature_dropout), nn.Dropout(summary_dropout)
         self.frames: Frames | None = None
+        self._previews = _Previews()
         each = [
             encoder.flops(view.size) + module_flops(adapter) + module_flops(self.when)
             for view, adapter in zip(self.views, self.adapters, strict=True)
