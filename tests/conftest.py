@@ -28,9 +28,11 @@ import torch
 from jaxtyping import install_import_hook
 
 import tests.shapes  # noqa: F401 - the hook finds it by name
+from temporal.allocator import keep_freed_memory
 from tests.mails import TEXT_CONFIG, make_mails
 
 torch.set_num_threads(1)
+keep_freed_memory()
 install_import_hook("temporal", "tests.shapes.check")
 
 
