@@ -23,14 +23,14 @@ class PreviewFit:
 
     The reader's answer from each frame alone is known, so that this chance is a sum over all frames and needs no
     draws: sum_i softmax(score)_i p(truth | frame i). It is what saliency is for SCSampler (arXiv 1904.04289), which
-    ranks frames by the classifier's loss.
+    ranks frames by the classifier's loss. It learns from the reader's share of the sequences only: where the agent
+    learns, previews must be as good as they will be later, and no better, or it learns to stop too early.
 
     Args:
         updates: of the preview; 0 leaves it as it starts.
         batch_size: sequences of one update.
         learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW.
-        held_out_only: learn only from sequences that the reader has not learnt from.
         flips: mirror half of the thumbnails in learning.
     """
 
@@ -40,7 +40,6 @@ class PreviewFit:
         batch_size: int = 24,
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-2,
-        held_out_only: bool = False,
         flips: bool = True,
     ) -> None:
         if updates < 0 or batch_size < 1 or learning_rate <= 0:
@@ -49,7 +48,7 @@ class PreviewFit:
                 "0, 1 or more, above 0",
             )  # fmt: skip
         self.updates, self.batch_size, self.learning_rate = updates, batch_size, learning_rate
-        self.weight_decay, self.held_out_only, self.flips = weight_decay, held_out_only, flips
+        self.weight_decay, self.flips = weight_decay, flips
 
 
 class PreviewPhase(Phase):
@@ -69,8 +68,7 @@ class PreviewPhase(Phase):
 
     @property
     def _rows(self) -> Tensor:
-        held = self.scene.agent_rows
-        return held if self.fit.held_out_only else torch.cat([self.scene.reader_rows, held]).unique()
+        return self.scene.reader_rows
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the preview."""

@@ -103,15 +103,15 @@ def test_only_the_preview_learns_from_the_loss() -> None:
     assert all(name.startswith("thumbnail.") for name in moved)
 
 
-@pytest.mark.parametrize("held_out_only", [False, True])
-def test_it_can_be_fitted_on_what_the_reader_has_not_learnt_from(held_out_only: bool) -> None:
+def test_it_never_sees_what_the_agent_learns_from() -> None:
     source = NeedleClips(num=30).split("train")
     reader = colour_reader(NeedleClips(num=30))
     scene = scene_of(source, reader, held_out=0.3)
-    phase = PreviewPhase(scene, PreviewFit(held_out_only=held_out_only))
+    phase = PreviewPhase(scene, PreviewFit())
     phase.prepare(generator())
-    rows = scene.agent_rows if held_out_only else torch.arange(30)
-    assert len(rows) == (9 if held_out_only else 30)
+    rows = scene.reader_rows
+    assert len(rows) == 21
+    assert not set(rows.tolist()) & set(scene.agent_rows.tolist())
     assert phase._worth is not None
     expected = torch.stack([chances(source, row, reader) for row in rows.tolist()])
     torch.testing.assert_close(phase._worth.exp(), expected)
