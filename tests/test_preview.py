@@ -74,11 +74,12 @@ def test_answers_of_one_are_those_of_stepping_over_each_frame() -> None:
 def test_the_loss_is_the_chance_of_a_right_answer_after_one_frame(flips: bool, seed: int) -> None:
     reader = noise_reader()
     assert len(RAGGED) > ROWS
-    phase = PreviewPhase(scene_of(RAGGED, reader), PreviewFit(batch_size=9, flips=flips))
+    scene = scene_of(RAGGED, reader)
+    phase = PreviewPhase(scene, PreviewFit(batch_size=9, flips=flips))
     phase.prepare(generator())
     [(loss, metrics)] = phase.losses(0, generator(seed))
     same = generator(seed)
-    drawn = torch.randint(0, len(RAGGED), (9,), generator=same).tolist()
+    drawn = scene.reader_rows[torch.randint(0, len(scene.reader_rows), (9,), generator=same)].tolist()
     mirrored = flips and bool(torch.rand((), generator=same) < 0.5)
     assert mirrored == (flips and seed == 1)
     total = 0.0
