@@ -187,6 +187,7 @@ def _score_batch(run: Run, batch: list[Footage], decoders: Decoders, budget: Bud
     plan = Plan.of(torch.arange(len(batch)), budget.price, budget.frames, budget.flops)
     outcome = read(frames.clips, reader, run.agent, plan, len(batch), run.chunk, looks)
     assert outcome is not None
+    reader.frames = None  # with it go the frames, before the next batch's come
     seconds = time.perf_counter() - started - frames.waited_seconds
     return _columns(run, batch, frames, outcome, looks, seconds, budget)
 
