@@ -176,6 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = options.command
         if command not in ("train", "cost") and (unknown or overrides):
             options.parser.error(f"unrecognized arguments: {(overrides + unknown)[0]}")
+        # Before torch: its threads should sleep while they wait, for a spinning one keeps decoders from their core.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from temporal import commands
         from temporal.allocator import keep_freed_memory
 
