@@ -207,7 +207,7 @@ def peak_mib(options: argparse.Namespace, num: int) -> float:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
                 peak = max(peak, resident_mib(process.pid))
-                time.sleep(0.05)
+                time.sleep(0.1)
         if process.returncode or pq.read_metadata(out).num_rows != num:
             raise SystemExit(f"scoring {num} videos ended with {process.returncode}")
     return peak

@@ -144,7 +144,7 @@ READER = "temporal.readers.recurrent.RecurrentReader"
         ("--training.updates 1.5", "config: training.updates, got '1.5'; expected a whole number"),
         ("--training.updates", "config: training, got no value; expected one"),
         ("--training.stopping.update 1", f"config: setting of training.stopping, got 'update'; expected one of {STOPPING}; did you mean 'updates'?"),
-        ("--training.stopping.method x", "config: training.stopping.method, got 'x'; expected one of regression, expected"),
+        ("--training.stopping.method x", "config: training.stopping.method, got 'x'; expected one of regression, expected, classification"),
         ("--training.warmup.epochs x", "config: training.warmup.epochs, got 'x'; expected a whole number"),
         ("--training.learner PPPO", f"config: class of training.learner, got 'PPPO'; expected {CLASS}; did you mean 'PPO'?"),
         ("--training.prices [1]", "config: training.prices, got '[1]'; expected a tuple with 2 elements"),

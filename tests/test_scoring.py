@@ -385,7 +385,8 @@ def test_settings_out_of_range(
     arguments: list[str], message: str, text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "s.parquet"
-    options = "--help, --tokens, --flops, --price, --out, --text-column, --trust"
+    options = "--help, --tokens, --frames, --flops, --price, --out, --text-column, --workers, "
+    options += "--seconds-per-file, --trust"
     told = complaint(capsys, "score", text_run, inputs, *arguments, "--out", out)
     assert told == "score: " + message.format(options=options)
     assert not out.exists()
