@@ -322,7 +322,7 @@ def band(runs: Sequence[AgentRun], grid: Float[np.ndarray, " grid"], bootstrap: 
         flops, accuracy = _resampled_points(run, sequences)
         rows = [np.interp(grid, x, y) for x, y in zip(flops, accuracy, strict=True)]
         drawn += weight[:, None] * np.array(rows)
-    low, high = bootstrap.interval(drawn)
+    low, high = bootstrap.interval(drawn.clip(0.0, 1.0))
     mean = np.mean([run.curve.accuracy_at(grid) for run in runs], 0)
     return Band(grid, mean, low, high)
 
@@ -351,4 +351,5 @@ def _resampled_points(run: AgentRun, sequences: np.ndarray) -> tuple[np.ndarray,
     flops = (run.test.flops[run.chosen].astype(np.float32) @ sequences).T.astype(np.float64)
     accuracy = (run.test.correct[run.chosen].astype(np.float32) @ sequences).T.astype(np.float64)
     order = np.argsort(flops, axis=1, kind="stable")
-    return np.take_along_axis(flops, order, 1), np.take_along_axis(accuracy, order, 1)
+    accuracy = np.take_along_axis(accuracy, order, 1).clip(0.0, 1.0)  # where all are right, rounding may go beyond
+    return np.take_along_axis(flops, order, 1), accuracy

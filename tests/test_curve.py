@@ -353,3 +353,11 @@ class TestBootstrap:
             compare(runs_of(0, 1), runs_of(1, 1, n=200), FLOOR, FULL, QUICK)
         with pytest.raises(UserError, match="expected one or more runs"):
             estimate_area([], FLOOR, FULL, QUICK)
+
+
+def test_a_band_of_all_right_answers_ends_at_one() -> None:
+    # weights of resamples in float32 add up to a little more than 1
+    runs = runs_of(0, shift=2.0, n=60)
+    drawn = band(runs, np.geomspace(200, 3000, 20), QUICK)
+    assert drawn.high.max() == 1.0
+    assert drawn.accuracy.max() == 1.0
