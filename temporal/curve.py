@@ -351,5 +351,7 @@ def _resampled_points(run: AgentRun, sequences: np.ndarray) -> tuple[np.ndarray,
     flops = (run.test.flops[run.chosen].astype(np.float32) @ sequences).T.astype(np.float64)
     accuracy = (run.test.correct[run.chosen].astype(np.float32) @ sequences).T.astype(np.float64)
     order = np.argsort(flops, axis=1, kind="stable")
-    accuracy = np.take_along_axis(accuracy, order, 1).clip(0.0, 1.0)  # where all are right, rounding may go beyond
+    accuracy = np.take_along_axis(accuracy, order, 1).clip(
+        0.0, 1.0
+    )  # where all are right, rounding may go beyond
     return np.take_along_axis(flops, order, 1), accuracy
