@@ -1,8 +1,8 @@
 """Kills scorings of videos at random moments and has each go on: no row may be lost, none may be there twice.
 
-Each time a new scoring is started and its process killed (SIGKILL) at a random moment of the time that an
-uninterrupted one takes, less its first quarter; no worker process may live on. The same command then goes on to the
-end, and its rows must be those of the uninterrupted scoring. Linux only.
+Each time a new scoring is started and its process killed (SIGKILL) a random time after a random number of batches
+has been kept; no worker process may live on. The same command then goes on to the end, and its rows must be those of
+the uninterrupted scoring. Linux only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.timing import Report, add_json
+from temporal.watching import BATCH
 
 Rows = list[dict[str, Any]]
-START_SHARE = 0.25  # of the time of a short scoring goes into starting, where there is nothing to lose yet
+BATCH_SECONDS = 1.0  # a kill comes up to so much later than its batch: amid reading, or writing, the next
 WAIT_SECONDS = 10.0  # for workers to end
 
 
@@ -55,9 +56,11 @@ def workers_of(pid: int) -> list[int]:
     return [int(path.name) for path in Path("/proc").glob("[0-9]*") if status(path.name)[1] == pid]
 
 
-def kill_after(seconds: float, options: argparse.Namespace, out: Path) -> int | None:
+def kill_after(num_batches: int, seconds: float, options: argparse.Namespace, out: Path) -> int | None:
     """Start scoring and kill it; how many of its workers live on, or None where it had ended before."""
     process = subprocess.Popen(command(options, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(parts(out)) < num_batches and process.poll() is None:
+        time.sleep(0.01)
     time.sleep(seconds)
     workers = workers_of(process.pid)
     process.send_signal(signal.SIGKILL)
@@ -71,9 +74,9 @@ def kill_after(seconds: float, options: argparse.Namespace, out: Path) -> int | 
     return alive
 
 
-def kept(out: Path) -> int:
-    """Rows in the parts beside an output."""
-    return sum(pq.read_metadata(path).num_rows for path in out.parent.glob(f"{out.name}.*.parts/*.parquet"))
+def parts(out: Path) -> list[Path]:
+    """Batches kept beside an output."""
+    return list(out.parent.glob(f"{out.name}.*.parts/*.parquet"))
 
 
 def main() -> None:
@@ -90,24 +93,22 @@ def main() -> None:
     options = parser.parse_args()
     rng, report = random.Random(options.seed), Report("kill -9 amid scoring, resumed", options.json)
     with tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
         expected = finish(options, Path(scratch) / "whole.parquet")
-        whole = time.perf_counter() - started
         done, wrong = 0, 0
         while done < options.kills:
             out = Path(scratch) / f"{rng.getrandbits(32)}.parquet"
-            seconds = rng.uniform(START_SHARE * whole, whole)
-            alive = kill_after(seconds, options, out)
+            num_batches, seconds = rng.randrange(-(-options.num // BATCH)), rng.uniform(0, BATCH_SECONDS)
+            alive = kill_after(num_batches, seconds, options, out)
             if alive is None:
                 continue  # it had ended: another moment
             done += 1
-            had = kept(out)
+            kept = sum(pq.read_metadata(path).num_rows for path in parts(out))
             rows = finish(options, out)
             times = Counter(row["input"] for row in rows)
             lost = sum(row["input"] not in times for row in expected)
             left = len(os.listdir(scratch)) - len(list(Path(scratch).glob("*.parquet")))
             report.add(
-                killed_at=f"{seconds / whole:.0%}", rows_kept=had, rows=len(rows), lost=lost,
+                batches=num_batches, and_seconds=seconds, rows_kept=kept, rows=len(rows), lost=lost,
                 twice=sum(n > 1 for n in times.values()), same=rows == expected, workers_alive=alive, litter=left,
             )  # fmt: skip
             wrong += rows != expected or alive > 0 or left > 0
