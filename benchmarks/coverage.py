@@ -1,6 +1,6 @@
 """How often intervals hold the true value, on simulated agents of which it is known.
 
-    python -m benchmarks.coverage [--replications 1000] [--resamples 100]
+    python -m benchmarks.coverage [--replications 1000] [--resamples 100] [--workers 2]
 
 An agent has eight settings, some of which nearly tie. A sequence has a length, which scales what it costs, and a
 difficulty, the same for all agents, seeds and settings; seeds differ as a whole and in each setting. Every replication
@@ -17,8 +17,11 @@ test sequences, settings as they were chosen.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import Pool
 from typing import NamedTuple
 
 import numpy as np
@@ -117,14 +120,21 @@ class Found(NamedTuple):
     percentile: float
 
 
+@lru_cache(maxsize=1)
+def _draws(n: int, num_seeds: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of sequences and of seeds."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        [np.bincount(rng.integers(num, size=num), minlength=num) / num for _ in range(resamples)]
+        for num in (n, num_seeds)
+    ]
+    return np.array(drawn[0]).T, np.array(drawn[1])
+
+
 def percentile(agent: list[AgentRun], control: list[AgentRun], resamples: int) -> tuple[float, float]:
     """The bootstrap over seeds and test sequences with settings as chosen, for comparison."""
-    rng = np.random.default_rng(0)
     n, num = agent[0].test.correct.shape[1], len(agent)
-    sequences = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(resamples)], 1) / n
-    seeds = (
-        np.stack([np.bincount(rng.integers(num, size=num), minlength=num) for _ in range(resamples)]) / num
-    )
+    sequences, seeds = _draws(n, num, resamples)
     gaps = np.zeros(resamples)
     for sign, runs in ((1, agent), (-1, control)):
         for run, weight in zip(runs, seeds.T, strict=True):
@@ -196,16 +206,22 @@ def main() -> None:
     )
     parser.add_argument("--replications", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     print("| seeds | test | validation | seed / shared variance: area, difference | area | difference | at 10 % |"
           " at 50 % | width | percentile |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for world in worlds():
-        found = cover(world, options.replications, options.resamples)
-        cells = [f"{world.num_seeds}", f"{world.num_test}" + " (near 100 %)" * (world.better > 0)]
-        cells += [f"{world.num_validation}", f"{found.ratio_area:.1f}, {found.ratio_difference:.1f}"]
-        cells += [f"{x:.1f}" for x in (found.area, found.difference, found.cheap, found.dear)]
-        print(f"| {' | '.join([*cells, f'{found.width:.2f}', f'{found.percentile:.1f}'])} |", flush=True)
+    simulate = partial(cover, replications=options.replications, resamples=options.resamples)
+    with Pool(options.workers) as pool:
+        for world, found in zip(worlds(), pool.imap(simulate, worlds()), strict=True):
+            print(_row(world, found), flush=True)
+
+
+def _row(world: World, found: Found) -> str:
+    cells = [f"{world.num_seeds}", f"{world.num_test}" + " (near 100 %)" * (world.better > 0)]
+    cells += [f"{world.num_validation}", f"{found.ratio_area:.1f}, {found.ratio_difference:.1f}"]
+    cells += [f"{x:.1f}" for x in (found.area, found.difference, found.cheap, found.dear)]
+    return f"| {' | '.join([*cells, f'{found.width:.2f}', f'{found.percentile:.1f}'])} |"
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ class _Resampled(NamedTuple):
     accuracy: Float[np.ndarray, "seeds resamples points"]
 
     @classmethod
-    def of(cls, runs: Sequence[AgentRun], bootstrap: Bootstrap) -> _Resampled:
+    @lru_cache(maxsize=32)  # what every other agent is compared with comes again and again
+    def of(cls, runs: tuple[AgentRun, ...], bootstrap: Bootstrap) -> _Resampled:
         # Different streams, for splits of the same size must not be drawn alike.
         flops, accuracy = _means([run.test for run in runs], bootstrap, 2 * bootstrap.seed)
         drawn = _means([run.validation for run in runs], bootstrap, 2 * bootstrap.seed + 1)
@@ -248,7 +249,7 @@ def band(runs: Sequence[AgentRun], grid: Float[np.ndarray, " grid"], bootstrap: 
     """The mean of the test curves over seeds at the FLOPs of a grid, with an interval at each of them."""
     n = _num_sequences(runs)
     values = np.array([run.curve.accuracy_at(grid) for run in runs])
-    resampled = _Resampled.of(runs, bootstrap).at(grid)
+    resampled = _Resampled.of(tuple(runs), bootstrap).at(grid)
     mean = np.asarray(values.mean(0))
     low, high = _within_bounds(mean, _Parts.of(values, resampled, n), bootstrap.confidence)
     return Band(grid, mean, low, high)
@@ -259,7 +260,7 @@ def _areas_of(
 ) -> tuple[Float[np.ndarray, " seeds"], Float[np.ndarray, "seeds resamples"]]:
     check_range(floor, full)
     values = np.array([area(run.curve, floor, full) for run in runs])
-    return values, areas(*_Resampled.of(runs, bootstrap), floor, full)
+    return values, areas(*_Resampled.of(tuple(runs), bootstrap), floor, full)
 
 
 def _num_sequences(runs: Sequence[AgentRun]) -> int:

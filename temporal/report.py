@@ -104,9 +104,13 @@ class Evaluated:
         self.full_flops_read = float(np.mean([p.flops_mean for p in everyone]))
         self.names = [n for n in self.saved[0]["test"] if n not in (FREE, "read_all")]
 
+        self._runs: dict[str, list[AgentRun]] = {}
+
     def runs(self, name: str) -> list[AgentRun]:
         """One agent in all seeds."""
-        return [AgentRun.of(saved, name) for saved in self.saved]
+        if name not in self._runs:
+            self._runs[name] = [AgentRun.of(saved, name) for saved in self.saved]
+        return self._runs[name]
 
 
 def report(folders: list[Path], console: Console) -> None:
