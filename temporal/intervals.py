@@ -88,7 +88,7 @@ class Bootstrap:
 
 
 DEFAULT = Bootstrap()
-TINY = 1e-12  # stands for 0 in divisions
+ROUNDING = 1e-12  # variances below this are none
 
 
 @lru_cache(maxsize=4)
@@ -201,10 +201,12 @@ def _within_bounds(
     mean: Float[np.ndarray, "*grid"], parts: _Parts, confidence: float
 ) -> tuple[Float[np.ndarray, "*grid"], Float[np.ndarray, "*grid"]]:
     """The interval of what lies within 0 to 1."""
-    binomial = mean * (1 - mean)
-    still = parts.shared + parts.seeds <= 0  # then n sequences are known to be alike, and no more
-    shared = np.where(still, np.maximum(binomial, TINY) / parts.n, parts.shared)
-    n = np.divide(np.maximum(binomial, TINY), shared, out=np.full_like(mean, np.inf), where=shared > 0)
+    # Half an error stands for what was not seen where all answers are right, or all wrong. Then, and where nothing
+    # varies, as many sequences as there are were seen, and no more.
+    binomial = np.maximum(mean * (1 - mean), 0.5 / parts.n)
+    n = np.divide(binomial, parts.shared, out=np.full_like(mean, np.inf), where=parts.shared > 0)
+    bare = (mean * (1 - mean) < binomial) | (parts.shared + parts.seeds < ROUNDING)
+    n = np.where(bare, np.minimum(n, parts.n), n)
     low, high = score_interval(mean, n, _quantile(parts.n - 1, confidence))
     reach = parts.from_seeds(confidence)
     low, high = mean - np.hypot(mean - low, reach), mean + np.hypot(high - mean, reach)
