@@ -157,7 +157,9 @@ def cover(world: World, replications: int, resamples: int, seed: int = 0) -> Fou
     areas_of_seeds = np.empty((replications, 2, world.num_seeds))
     for i in range(replications):
         agent, control = world.draw(rng)
-        bootstrap = Bootstrap(resamples, seed=i)  # what few resamples say wrongly must not be the same each time
+        bootstrap = Bootstrap(
+            resamples, seed=i
+        )  # what few resamples say wrongly must not be the same each time
         one = estimate_area(agent, FLOOR, FULL, bootstrap)
         two = compare(agent, control, FLOOR, FULL, bootstrap)
         drawn = band(agent, GRID, bootstrap)
