@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from temporal.readers.base import Chunk, Reader, Task
 
 Split = Literal["train", "validation", "test"]
+PIECE = 1 << 20  # tokens that are hashed at a time
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -61,6 +63,15 @@ class Sequences:
     def lengths(self) -> Tensor:
         """Tokens of each sequence that can be read, int64."""
         return self._lengths
+
+    def fingerprint(self) -> str:
+        """A hash of tokens, lengths and labels in their order, 32 hexadecimal digits."""
+        total = blake2b(digest_size=16)
+        for start in range(0, len(self._flat), PIECE):
+            total.update(np.ascontiguousarray(self._flat[start : start + PIECE]).tobytes())
+        total.update(self._lengths.numpy().tobytes())
+        total.update(b"" if self.labels is None else self.labels.numpy().tobytes())
+        return total.hexdigest()
 
     def fetch(self, sequences: Tensor, starts: Tensor, counts: Tensor, width: int) -> Chunk:
         """Up to `width` tokens of each sequence from `starts` on, of which `counts` are real (padding is 0)."""

@@ -30,6 +30,8 @@ from temporal.experiment import (
     instantiate,
     parse,
 )
+from temporal.fingerprints import check_reader, fingerprints
+from temporal.pooling import check_pool
 from temporal.readers.video import FrameReader
 from temporal.report import draw, draw_strips, evaluate_run, report
 from temporal.scoring import score_inputs
@@ -60,6 +62,7 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         experiment.data.equip(reader)
     if source is not None:
         runs.copy_reader(source, reader)
+        check_reader(source.folder, source.about, fingerprints(experiment.data))
     scene = experiment.training.scene(
         experiment.data.split("train"), reader, agent, experiment.chunk, experiment.num_slots, experiment.seed
     )
@@ -145,6 +148,7 @@ class MetricsLog:
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     """Trace every run and print the comparison."""
     folders = [Path(r) for r in options.runs]
+    check_pool("evaluate", folders)  # before hours are spent on tracing them
     for folder in folders:
         if options.again or not (folder / "outcomes.npz").is_file():
             run = runs.load(folder, options.trust)

@@ -1,4 +1,4 @@
-"""Curves of accuracy against FLOPs, their area, and intervals; numpy only.
+"""Curves of accuracy against FLOPs and the area under them; numpy only.
 
 A curve is drawn through settings of one agent (prices, thresholds, numbers of tokens). Which settings it goes
 through is chosen on the validation split, where it lies is measured on the test split. Between two settings a coin
@@ -9,11 +9,9 @@ had.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,6 +48,31 @@ def frontier(
             chain.pop()
         chain.append(i)
     return np.array(chain, dtype=np.int64)
+
+
+def frontiers(
+    flops: Float[np.ndarray, "batch points"], accuracy: Float[np.ndarray, "batch points"]
+) -> Int[np.ndarray, "batch chosen"]:
+    """The `frontier` of each row; the last setting of a row is repeated where others go through more.
+
+    By gift wrapping (Jarvis 1973, Information Processing Letters 2): from a point the curve goes on to the one in the
+    steepest direction, of several to the farthest.
+
+    >>> frontiers(np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([[0.5, 0.6, 0.9, 0.8]])).tolist()
+    [[0, 2]]
+    """
+    rows = np.arange(len(flops))
+    chain = [np.lexsort((-accuracy, flops))[:, 0]]
+    while True:
+        last = chain[-1]
+        run = flops - flops[rows, last][:, None]
+        rise = accuracy - accuracy[rows, last][:, None]
+        slope = np.divide(rise, run, out=np.zeros_like(run), where=(rise > 0) & (run > 0))
+        steepest = slope.max(1)
+        if not steepest.any():
+            return np.stack(chain, 1)
+        farthest = np.where(slope == steepest[:, None], flops, -1.0).argmax(1)
+        chain.append(np.where(steepest > 0, farthest, last))
 
 
 def _slope(flops: np.ndarray, accuracy: np.ndarray, i: int, j: int) -> float:
@@ -114,16 +137,17 @@ def area(curve: Curve, floor: float, full: float) -> float:
     Raises:
         UserError: unless 0 < floor < full.
     """
-    _check_range(floor, full)
-    return float(_areas(curve.flops, curve.accuracy, floor, full))
+    check_range(floor, full)
+    return float(areas(curve.flops, curve.accuracy, floor, full))
 
 
-def _check_range(floor: float, full: float) -> None:
+def check_range(floor: float, full: float) -> None:
+    """Raise UserError unless 0 < floor < full, as areas need."""
     if not 0 < floor < full < math.inf:
         raise bad("area", "floor, full", (floor, full), "FLOPs with 0 < floor < full")
 
 
-def _areas(
+def areas(
     flops: Float[np.ndarray, "*batch points"],
     accuracy: Float[np.ndarray, "*batch points"],
     floor: float,
@@ -194,164 +218,25 @@ def wilson(num_correct: int, n: int, confidence: float = 0.95) -> tuple[float, f
         raise bad(
             "wilson", "num_correct, n", (num_correct, n), "whole numbers with 0 <= num_correct <= n, n > 0"
         )
-    z, p = NormalDist().inv_cdf(0.5 + _check_confidence(confidence) / 2), num_correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    z = NormalDist().inv_cdf(0.5 + check_confidence(confidence) / 2)
+    low, high = score_interval(np.array(num_correct / n), np.array(float(n)), z)
+    return float(low), float(high)
 
 
-def _check_confidence(confidence: float) -> float:
+def score_interval(
+    accuracy: Float[np.ndarray, "*grid"], n: Float[np.ndarray, "*grid"], quantile: float
+) -> tuple[Float[np.ndarray, "*grid"], Float[np.ndarray, "*grid"]]:
+    """Ends of Wilson's interval of accuracies out of `n`, which need not be whole, at a quantile of its deviation."""
+    share = quantile**2 / n
+    centre = (accuracy + share / 2) / (1 + share)
+    half = np.sqrt(share * accuracy * (1 - accuracy) + share**2 / 4) / (1 + share)
+    # rounding may leave the accuracy itself, or 0 to 1, by a bit
+    low, high = np.minimum(accuracy, centre - half), np.maximum(accuracy, centre + half)
+    return low.clip(0.0, 1.0), high.clip(0.0, 1.0)
+
+
+def check_confidence(confidence: float) -> float:
+    """The confidence of an interval, which must lie between 0 and 1."""
     if not 0 < confidence < 1:
         raise bad("interval", "confidence", confidence, "a number between 0 and 1")
     return confidence
-
-
-class Estimate(NamedTuple):
-    """A value and the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Comparison(NamedTuple):
-    """How far an agent's area lies above a control's, with the interval of the difference."""
-
-    difference: float
-    low: float
-    high: float
-    area_agent: float
-    area_control: float
-
-
-class Band(NamedTuple):
-    """The mean curve over seeds on a grid, with its interval; accuracies from 0 to 1."""
-
-    flops: Float[np.ndarray, " grid"]
-    accuracy: Float[np.ndarray, " grid"]
-    low: Float[np.ndarray, " grid"]
-    high: Float[np.ndarray, " grid"]
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are made: resamples of seeds and, the same for all seeds and agents, of test sequences.
-
-    The choice of settings stays as validation made it. Percentile intervals over both factors at once (Owen 2007,
-    The pigeonhole bootstrap): somewhat wide where what happens is particular to one seed and one sequence, for that
-    part of the variance is counted up to three times; somewhat narrow where seeds differ as a whole and are few, for
-    the variance between S of them comes out as (S - 1) / S of what it is. With one seed they hold for it alone.
-
-    Args:
-        resamples: how many; 1 or more.
-        confidence: of two-sided intervals, between 0 and 1.
-        seed: the same seed gives the same intervals.
-    """
-
-    resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_confidence(self.confidence)
-        if self.resamples < 1:
-            raise bad("bootstrap", "resamples", self.resamples, "a whole number from 1 up")
-
-    def draw(self, num_seeds: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (resamples, seeds) and (n, resamples) float32; those of one resample add up to 1."""
-        rng = np.random.default_rng(self.seed)
-        seeds = _counts(rng, self.resamples, num_seeds).astype(np.float64) / num_seeds
-        sequences = _counts(rng, self.resamples, n).T
-        return seeds, sequences / np.float32(n)
-
-    def interval(self, values: Float[np.ndarray, "resamples ..."]) -> Float[np.ndarray, "two ..."]:
-        """Low and high ends over the resamples."""
-        tail = (1 - self.confidence) / 2
-        return np.asarray(np.quantile(values, [tail, 1 - tail], axis=0))
-
-
-DEFAULT = Bootstrap()
-
-
-def _counts(rng: np.random.Generator, rows: int, n: int) -> Float[np.ndarray, "rows n"]:
-    """How often each of n things is drawn in n draws with replacement; float32."""
-    counts = np.empty((rows, n), np.float32)
-    for row in counts:  # one at a time, for all draws together would take many times the room of the counts
-        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
-    return counts
-
-
-def estimate_area(
-    runs: Sequence[AgentRun], floor: float, full: float, bootstrap: Bootstrap = DEFAULT
-) -> Estimate:
-    """Area averaged over seeds, which is the area under the mean curve, with its interval."""
-    _check_range(floor, full)
-    seeds, sequences = bootstrap.draw(len(runs), _num_sequences(runs))
-    low, high = bootstrap.interval(_resampled_areas(runs, seeds, sequences, floor, full))
-    return Estimate(_mean_area(runs, floor, full), float(low), float(high))
-
-
-def compare(
-    agent_runs: Sequence[AgentRun],
-    control_runs: Sequence[AgentRun],
-    floor: float,
-    full: float,
-    bootstrap: Bootstrap = DEFAULT,
-) -> Comparison:
-    """Area of an agent less that of a control, paired by seed (run i with run i) and by test sequence.
-
-    Raises:
-        UserError: numbers of runs or of test sequences that differ.
-    """
-    _check_range(floor, full)
-    if len(agent_runs) != len(control_runs):
-        got = (len(agent_runs), len(control_runs))
-        raise bad("compare", "runs of agent and control", got, "as many of both")
-    seeds, sequences = bootstrap.draw(len(agent_runs), _num_sequences([*agent_runs, *control_runs]))
-    areas = [_resampled_areas(runs, seeds, sequences, floor, full) for runs in (agent_runs, control_runs)]
-    low, high = bootstrap.interval(areas[0] - areas[1])
-    agent, control = _mean_area(agent_runs, floor, full), _mean_area(control_runs, floor, full)
-    return Comparison(agent - control, float(low), float(high), agent, control)
-
-
-def band(runs: Sequence[AgentRun], grid: Float[np.ndarray, " grid"], bootstrap: Bootstrap = DEFAULT) -> Band:
-    """The mean of the test curves over seeds at the FLOPs of a grid, with pointwise intervals."""
-    seeds, sequences = bootstrap.draw(len(runs), _num_sequences(runs))
-    drawn = np.zeros((bootstrap.resamples, len(grid)))
-    for run, weight in zip(runs, seeds.T, strict=True):
-        flops, accuracy = _resampled_points(run, sequences)
-        rows = [np.interp(grid, x, y) for x, y in zip(flops, accuracy, strict=True)]
-        drawn += weight[:, None] * np.array(rows)
-    low, high = bootstrap.interval(drawn.clip(0.0, 1.0))
-    mean = np.mean([run.curve.accuracy_at(grid) for run in runs], 0)
-    return Band(grid, mean, low, high)
-
-
-def _num_sequences(runs: Sequence[AgentRun]) -> int:
-    counts = sorted({run.test.correct.shape[1] for run in runs})
-    if len(counts) != 1:
-        raise bad("bootstrap", "numbers of test sequences", counts, "one or more runs, the same for all")
-    return int(counts[0])
-
-
-def _mean_area(runs: Sequence[AgentRun], floor: float, full: float) -> float:
-    return float(np.mean([area(run.curve, floor, full) for run in runs]))
-
-
-def _resampled_areas(
-    runs: Sequence[AgentRun], seeds: np.ndarray, sequences: np.ndarray, floor: float, full: float
-) -> Float[np.ndarray, " resamples"]:
-    areas = [_areas(*_resampled_points(run, sequences), floor, full) for run in runs]
-    return np.asarray((seeds * np.stack(areas, 1)).sum(1))
-
-
-def _resampled_points(run: AgentRun, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """FLOPs and accuracy (resamples, points) of a run's test curve in each resample, sorted by FLOPs."""
-    # float32 products: errors of 1e-6 are nothing beside the spread of resamples, and it is twice as fast.
-    flops = (run.test.flops[run.chosen].astype(np.float32) @ sequences).T.astype(np.float64)
-    accuracy = (run.test.correct[run.chosen].astype(np.float32) @ sequences).T.astype(np.float64)
-    order = np.argsort(flops, axis=1, kind="stable")
-    accuracy = np.take_along_axis(accuracy, order, 1).clip(
-        0.0, 1.0
-    )  # where all are right, rounding may go beyond
-    return np.take_along_axis(flops, order, 1), accuracy

@@ -12,17 +12,20 @@ from rich.table import Table
 from temporal.agents.evaluate import evaluate
 from temporal.agents.rollout import SpanRecorder
 from temporal.agents.trials import POLICY, Bench
-from temporal.curve import FREE, AgentRun, band, compare, estimate_area
+from temporal.curve import FREE, AgentRun
 from temporal.data.clips import VideoSequences
 from temporal.data.decoders import Decoders, Request
 from temporal.display import Advance
 from temporal.episodes import Plan
 from temporal.errors import bad, reason
 from temporal.experiment import Experiment
+from temporal.fingerprints import differing, fingerprints
+from temporal.intervals import band, compare, estimate_area
 from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
+from temporal.pooling import check_pool
 from temporal.reading import read
-from temporal.runs import Run, read_about, read_config
+from temporal.runs import Run, read_config
 from temporal.strips import Strip, plot_strips
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
@@ -42,7 +45,9 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         run.num_slots,
         experiment.seed,
     )
-    if experiment.data.task != run.task:
+    known = run.about.get("fingerprints")
+    changed = known is not None and differing(known, fingerprints(experiment.data)) is not None
+    if experiment.data.task != run.task or changed:
         raise bad(
             "evaluate", "data", experiment.data.name, f"the data that {run.folder} was trained on, unchanged"
         )
@@ -69,28 +74,23 @@ class Evaluated:
 
     Args:
         folders: run folders that `temporal evaluate` has been through.
+
+    Raises:
+        UserError: runs that may not be averaged, or that were not evaluated.
     """
 
     def __init__(self, folders: list[Path]) -> None:
         self.saved: list[Saved] = []
         self.points: list[Point] = []
+        check_pool("plot", folders)
         for folder in folders:
-            read_about(folder)  # says what is wrong with a folder that is no run
             if not (folder / "outcomes.npz").is_file():
                 raise bad(
                     "plot", "run", str(folder), f"an evaluated run; `temporal evaluate {folder}` comes first"
                 )
             self.saved.append(load_outcomes(folder / "outcomes.npz"))
             self.points.extend(p for p in read_points(folder / "points.jsonl") if p.split == "test")
-        floors = {read_config(folder)["evaluation"]["init_args"]["floor"] for folder in folders}
-        if len(floors) != 1:
-            raise bad(
-                "plot",
-                "evaluation.floor of the runs",
-                sorted(floors),
-                "one, so that areas are the same thing",
-            )
-        self.floor = float(floors.pop())
+        self.floor = float(read_config(folders[0])["evaluation"]["init_args"]["floor"])
         tasks = sorted({p.task for p in self.points})
         if len(tasks) != 1:
             raise bad("plot", "tasks of the runs", tasks, "one; draw each task by itself")
@@ -104,9 +104,13 @@ class Evaluated:
         self.full_flops_read = float(np.mean([p.flops_mean for p in everyone]))
         self.names = [n for n in self.saved[0]["test"] if n not in (FREE, "read_all")]
 
+        self._runs: dict[str, list[AgentRun]] = {}
+
     def runs(self, name: str) -> list[AgentRun]:
         """One agent in all seeds."""
-        return [AgentRun.of(saved, name) for saved in self.saved]
+        if name not in self._runs:
+            self._runs[name] = [AgentRun.of(saved, name) for saved in self.saved]
+        return self._runs[name]
 
 
 def report(folders: list[Path], console: Console) -> None:
@@ -125,13 +129,25 @@ def report(folders: list[Path], console: Console) -> None:
         runs = found.runs(name)
         area = estimate_area(runs, low, full)
         difference = "" if name == POLICY else _difference(found, name, low, full)
-        at = np.mean([r.curve.accuracy_at(np.array(SHARES) * full) for r in runs], 0)
         cells = [f"{100 * area.value:.2f} [{100 * area.low:.2f}, {100 * area.high:.2f}]", difference]
-        table.add_row(name, *cells, *(f"{a:.2%}" for a in at))
+        at = zip(*band(runs, np.array(SHARES) * full)[1:], strict=True)
+        table.add_row(name, *cells, *(f"{100 * a:.2f} [{100 * b:.1f}, {100 * c:.1f}]" for a, b, c in at))
     console.print(table)
-    console.print(
-        f"area: mean accuracy over log FLOPs from {found.floor:.0%} to 100 % of a full reading; settings chosen on "
-        "validation, values from test; intervals by bootstrap over seeds and sequences, paired."
+    console.print(_footnote(found.floor, len(folders)))
+
+
+def _footnote(floor: float, num_seeds: int) -> str:
+    """What the columns and the intervals are."""
+    over = (
+        "of this one seed, over test sequences and the choice of settings on validation; they do not speak about "
+        "other seeds"
+        if num_seeds == 1
+        else f"over seeds (t with {num_seeds - 1} degrees of freedom), test sequences and the choice of settings on "
+        "validation (bootstrap), differences paired by all of them"
+    )
+    return (
+        f"area: mean accuracy over log FLOPs from {floor:.0%} to 100 % of a full reading; settings chosen on "
+        f"validation, values from test; 95 % intervals {over}."
     )
 
 

@@ -28,6 +28,7 @@ from temporal.agents.policy import PolicyAgent
 from temporal.data.text import TextSource
 from temporal.errors import UserError, bad, reason
 from temporal.experiment import Experiment, check_trusted, dump, instantiate, load_yaml, parse
+from temporal.fingerprints import fingerprints
 from temporal.readers.base import Reader, Task
 
 FORMAT = 1
@@ -127,6 +128,7 @@ def describe(experiment: Experiment, reader_from: str | None) -> dict[str, Any]:
         "task_name": experiment.data.name,
         "seed": experiment.seed,
         "device": experiment.device,
+        "fingerprints": fingerprints(experiment.data),
         "reader_from": reader_from,
         "command": " ".join(["temporal", *sys.argv[1:]]),
         "commit": _commit(),

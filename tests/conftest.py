@@ -61,6 +61,17 @@ def text_config(mails: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_seed(text_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of another seed than text_run, trained and evaluated; tests that change it take a copy."""
+    from temporal.cli import main
+
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    assert main(["train", str(text_config), "--seed", "1", "--out", str(folder)]) == 0
+    assert main(["evaluate", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def text_run(text_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run on texts, trained and evaluated; tests that change it take a copy."""
     from temporal.cli import main

@@ -351,6 +351,22 @@ def test_the_reader_of_another_run(
     assert not (tmp_path / "wide").exists()
 
 
+def test_the_reader_of_a_run_on_other_data(
+    text_run: Path, text_config: Path, mails: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    # The test split becomes what the reader has learned on, all else stays.
+    other = tmp_path / "mails"
+    shutil.copytree(mails, other)
+    shutil.copy(mails / "train.parquet", other / "test.parquet")
+    settings = ["--data.path", other, "--out", tmp_path / "run", "--reader-from", text_run]
+    told = complaint(capsys, "train", text_config, *settings)
+    assert told == (
+        f"train: --reader-from, got '{text_run}', whose test split differs from this one's; "
+        "expected a run on the same data, splits and tokenizer"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
@@ -569,9 +585,7 @@ def test_an_evaluation_is_told_on_stdout_and_not_done_again(copy: Path, capsys: 
         assert point | {"seconds_mean": 0} == json.loads(line) | {"seconds_mean": 0}
 
 
-def test_ctrl_c_in_an_evaluation(
-    text_run: Path, copy: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
-) -> None:
+def test_ctrl_c_in_an_evaluation(copy: Path, capsys: Capture, monkeypatch: Patch) -> None:
     before = {p.name: p.read_bytes() for p in copy.iterdir() if p.is_file()}
 
     @contextmanager
@@ -583,7 +597,7 @@ def test_ctrl_c_in_an_evaluation(
         yield advance
 
     monkeypatch.setattr(commands, "bar", bar)
-    code, out, err = call(capsys, "evaluate", text_run, copy, "--again")
+    code, out, err = call(capsys, "evaluate", copy, "--again")
     assert (code, out, err) == (130, "", "temporal: interrupted; what was finished is kept\n")
     assert {p.name: p.read_bytes() for p in copy.iterdir() if p.is_file()} == before
 
@@ -606,35 +620,62 @@ def test_data_that_have_changed(copy: Path, mails: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_a_picture(ending: str, text_run: Path, copy: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_picture(ending: str, text_run: Path, other_seed: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / f"c.{ending}"
     code, told, progress = call(
-        capsys, "plot", text_run, copy, "--out", out, "--agents", "policy", "prefix", "--title", "T"
+        capsys, "plot", text_run, other_seed, "--out", out, "--agents", "policy", "prefix", "--title", "T"
     )
     assert (code, told, progress) == (0, f"{out}\n", "")
     assert out.read_bytes()[:4] == {"png": b"\x89PNG", "svg": b"<?xm"}[ending]
 
 
-def test_runs_that_do_not_go_together(text_run: Path, copy: Path, capsys: Capture) -> None:
-    points = (copy / "points.jsonl").read_text()
-    (copy / "points.jsonl").write_text(points.replace('"task": "mails"', '"task": "other"'))
-    told = complaint(capsys, "plot", text_run, copy)
-    assert told == "plot: tasks of the runs, got ['mails', 'other']; expected one; draw each task by itself"
-    (copy / "points.jsonl").write_text(points)
-    config = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(config.replace("floor: 0.02", "floor: 0.05"))
-    told = complaint(capsys, "evaluate", text_run, copy)
+def test_seeds_are_averaged(text_run: Path, other_seed: Path, capsys: Capture) -> None:
+    code, told, _ = call(capsys, "evaluate", text_run, other_seed)
+    told = " ".join(told.split())
+    assert code == 0
+    assert "mails: 2 run(s), seeds 0, 1, 32 test sequences; " in told
+    assert "95 % intervals over seeds (t with 1 degrees of freedom), test sequences and the choice of" in told
+    _, told, _ = call(capsys, "evaluate", text_run)
     assert (
-        told
-        == "plot: evaluation.floor of the runs, got [0.02, 0.05]; expected one, so that areas are the same thing"
+        "95 % intervals of this one seed, over test sequences and the choice of settings on validation; they do"
+        in told
     )
-    _, told, _ = call(capsys, "evaluate", copy)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plot"])
+def test_runs_that_do_not_go_together(
+    command: str, text_run: Path, copy: Path, other_seed: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    told = complaint(capsys, command, text_run, text_run)
+    rule = "expected each run once: runs that are averaged differ in nothing but their seed"
+    assert told == f"{command}: runs, got the same folder in {text_run} and {text_run}; {rule}"
+    told = complaint(capsys, command, text_run, copy)
+    assert told == f"{command}: runs, got the same weights in {text_run} and {copy}; {rule}"
+    changed = tmp_path / "changed"
+    shutil.copytree(other_seed, changed)
+    config = (changed / "config.yaml").read_text()
+    (changed / "config.yaml").write_text(config.replace("floor: 0.02", "floor: 0.05"))
+    told = complaint(capsys, command, text_run, changed)
+    assert told == (
+        f"{command}: evaluation.floor of {changed}, got 0.05; expected 0.02, as in {text_run}: "
+        "runs that are averaged differ in nothing but their seed"
+    )
+    _, told, _ = call(capsys, "evaluate", changed)
     assert "from 5% to 100 %" in told
 
 
-def test_a_run_that_is_not_evaluated(copy: Path, text_run: Path, capsys: Capture) -> None:
+def test_runs_of_different_tasks(text_run: Path, other_seed: Path, tmp_path: Path, capsys: Capture) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(other_seed, changed)
+    points = (changed / "points.jsonl").read_text()
+    (changed / "points.jsonl").write_text(points.replace('"task": "mails"', '"task": "other"'))
+    told = complaint(capsys, "plot", text_run, changed)
+    assert told == "plot: tasks of the runs, got ['mails', 'other']; expected one; draw each task by itself"
+
+
+def test_a_run_that_is_not_evaluated(copy: Path, other_seed: Path, capsys: Capture) -> None:
     (copy / "outcomes.npz").unlink()
-    told = complaint(capsys, "plot", text_run, copy)
+    told = complaint(capsys, "plot", other_seed, copy)
     assert (
         told == f"plot: run, got '{copy}'; expected an evaluated run; `temporal evaluate {copy}` comes first"
     )

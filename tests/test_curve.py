@@ -1,28 +1,24 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import binomtest
 
 from temporal.curve import (
-    FREE,
     AgentRun,
-    Bootstrap,
     Curve,
     area,
-    band,
-    compare,
-    estimate_area,
     flops_for,
     frontier,
+    frontiers,
     wilson,
 )
 from temporal.errors import UserError
 from temporal.points import Outcomes
+from tests.outcomes import saved_outcomes
 
 costs = st.integers(0, 10**7).map(float)
 accuracies = st.integers(0, 1000).map(lambda k: k / 1000)
@@ -73,6 +69,17 @@ class TestFrontier:
 
     def test_constant_accuracy_leaves_the_cheapest(self) -> None:
         assert frontier(np.array([7.0, 5.0, 6.0]), np.array([0.5, 0.5, 0.5])).tolist() == [1]
+
+    @settings(max_examples=40)
+    @given(st.lists(st.lists(st.tuples(costs, accuracies), min_size=5, max_size=5), min_size=1, max_size=8))
+    def test_many_at_once_are_those_one_by_one(self, agents: list[list[tuple[float, float]]]) -> None:
+        flops, accuracy = (np.array([columns(points)[i] for points in agents]) for i in range(2))
+        chosen = frontiers(flops, accuracy)
+        for i, row in enumerate(chosen):
+            one = frontier(flops[i], accuracy[i])
+            assert row[0] == one[0]
+            assert set(row) == set(one)
+            assert (np.diff(flops[i][row]) >= 0).all()
 
 
 class TestArea:
@@ -191,173 +198,3 @@ class TestWilson:
     def test_impossible_counts_are_refused(self, k: int, n: int, confidence: float) -> None:
         with pytest.raises(UserError):
             wilson(k, n, confidence)
-
-
-FLOOR, FULL = 100.0, 5000.0
-SETTINGS = [(200.0, 0.6), (800.0, 0.75), (3000.0, 0.85)]
-QUICK = Bootstrap(resamples=200)
-
-
-def saved_outcomes(
-    rng: np.random.Generator, settings: list[tuple[float, float]], n: int = 300
-) -> dict[str, dict[str, Outcomes]]:
-    """Outcomes drawn independently around given mean costs and accuracies; reading nothing costs 10."""
-
-    def draw(some: list[tuple[float, float]], spread: float) -> Outcomes:
-        flops, accuracy = (column[:, None] for column in columns(some))
-        correct = rng.random((len(some), n)) < accuracy
-        return Outcomes(
-            tuple(flops[:, 0]), correct, flops * (1 + spread * rng.uniform(-1, 1, (len(some), n)))
-        )
-
-    return {
-        split: {FREE: draw([(10.0, 0.5)], 0.0), "agent": draw(settings, 0.5 if len(settings) > 1 else 0.0)}
-        for split in ("validation", "test")
-    }
-
-
-def runs_of(
-    seed: int, num: int = 1, shift: float = 0.0, between: float = 0.0, n: int = 300
-) -> list[AgentRun]:
-    """Runs whose true accuracies are SETTINGS' plus a shift, and vary between runs."""
-    rng = np.random.default_rng(seed)
-    runs = []
-    for _ in range(num):
-        offset = shift + between * rng.normal()
-        runs.append(AgentRun.of(saved_outcomes(rng, [(c, a + offset) for c, a in SETTINGS], n), "agent"))
-    return runs
-
-
-def _draws(bootstrap: Bootstrap, num_seeds: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of seeds and of sequences, one row a resample, rounding taken out."""
-    seeds, sequences = bootstrap.draw(num_seeds, n)
-    return np.round(seeds * num_seeds) / num_seeds, np.round(sequences.T * n) / n
-
-
-class TestBootstrap:
-    def test_same_agent_differs_by_nothing(self) -> None:
-        runs = runs_of(0, num=3)
-        assert compare(runs, runs, FLOOR, FULL, QUICK)[:3] == (0.0, 0.0, 0.0)
-
-    def test_better_agent_lies_above(self) -> None:
-        found = compare(runs_of(0, 3, shift=0.1), runs_of(1, 3), FLOOR, FULL, QUICK)
-        assert 0 < found.low < found.difference < found.high < 0.15
-        assert found.difference == pytest.approx(found.area_agent - found.area_control)
-
-    @pytest.mark.parametrize(("num", "between"), [(1, 0.0), (12, 0.03)])
-    def test_interval_is_as_wide_as_the_spread_of_repetitions(self, num: int, between: float) -> None:
-        # With a single seed only sequences vary; with spread between runs, that has to be in the interval too.
-        found = [
-            compare(
-                runs_of(2 * i, num, 0.0, between), runs_of(2 * i + 1, num, 0.0, between), FLOOR, FULL, QUICK
-            )
-            for i in range(60)
-        ]
-        difference, low, high = np.array(found)[:, :3].T
-        ratio = float(np.mean(high - low) / (2 * 1.96 * np.std(difference)))
-        # The spread of 60 repetitions is known to 9 %; two and a half times that, and (S - 1) / S for the seeds.
-        assert 0.77 < ratio < 1.25
-        assert np.mean((low <= 0) & (high >= 0)) >= 0.85
-
-    def test_pairing_by_sequence_narrows_the_difference(self) -> None:
-        agent = runs_of(0, n=1000)[0]
-        # The control errs where the agent errs, and on a few sequences more.
-        worse = agent.test.correct & (np.random.default_rng(1).random(agent.test.correct.shape) < 0.98)
-        control = AgentRun(agent.validation, replace(agent.test, correct=worse))
-        paired = compare([agent], [control], FLOOR, FULL, QUICK)
-        alone = [estimate_area([run], FLOOR, FULL, QUICK) for run in (agent, control)]
-        unpaired = math.hypot(*(each.high - each.low for each in alone))
-        assert paired.high - paired.low < 0.5 * unpaired
-        assert paired.low > 0
-
-    def test_area_is_that_of_the_curves(self) -> None:
-        runs = runs_of(0, num=3)
-        found = estimate_area(runs, FLOOR, FULL, QUICK)
-        assert found.value == pytest.approx(np.mean([area(run.curve, FLOOR, FULL) for run in runs]))
-        assert found.low < found.value < found.high
-
-    def test_resampling_nothing_but_one_sequence_gives_the_area_itself(self) -> None:
-        # One run over one sequence: every resample is the sample.
-        one = Outcomes((1.0, 2.0), np.array([[False], [True]]), np.array([[50.0], [700.0]]))
-        run = AgentRun(one, one)
-        found = estimate_area([run], FLOOR, FULL, QUICK)
-        assert found.low == pytest.approx(found.value, abs=1e-6)
-        assert found.high == pytest.approx(found.value, abs=1e-6)
-        assert found.value == pytest.approx(area(run.curve, FLOOR, FULL))
-
-    def test_intervals_equal_those_of_curves_drawn_one_by_one(self) -> None:
-        # Costs so near each other that resamples swap their order; accuracies far apart, so that order matters.
-        rng = np.random.default_rng(0)
-        runs = []
-        for _ in range(2):
-            correct = rng.random((3, 50)) < np.array([[0.1], [0.5], [0.9]])
-            outcomes = Outcomes((1.0, 2.0, 3.0), correct, rng.uniform(500, 1500, (3, 50)))
-            runs.append(AgentRun(outcomes, outcomes))
-            runs[-1].__dict__["chosen"] = np.arange(3)
-        grid = np.array([900.0, 1000.0, 1100.0])
-        areas, heights, swapped = [], [], 0
-        for seeds, weights in zip(*(draws.tolist() for draws in _draws(QUICK, 2, 50)), strict=True):
-            flops = [run.test.flops @ weights for run in runs]
-            swapped += any((np.diff(row) < 0).any() for row in flops)
-            curves = [Curve(x, run.test.correct @ weights) for x, run in zip(flops, runs, strict=True)]
-            areas.append(sum(w * area(c, 500, 2000) for w, c in zip(seeds, curves, strict=True)))
-            heights.append(sum(w * c.accuracy_at(grid) for w, c in zip(seeds, curves, strict=True)))
-        assert swapped > 20
-        # The resamples are float32 products, right to 1e-7; steep lines between near costs lose three digits more.
-        assert estimate_area(runs, 500, 2000, QUICK)[1:] == pytest.approx(
-            np.quantile(areas, [0.025, 0.975]), abs=1e-4
-        )
-        found = band(runs, grid, QUICK)
-        np.testing.assert_allclose(
-            [found.low, found.high], np.quantile(heights, [0.025, 0.975], axis=0), atol=1e-3
-        )
-
-    def test_same_seed_same_interval(self) -> None:
-        runs = runs_of(0, num=2)
-        first, again, other = (
-            estimate_area(runs, FLOOR, FULL, Bootstrap(50, seed=seed)) for seed in (4, 4, 5)
-        )
-        assert first == again
-        assert first != other
-
-    def test_band_holds_the_mean_curve(self) -> None:
-        runs, grid = runs_of(0, num=3), np.geomspace(10, FULL, 40)
-        found = band(runs, grid, QUICK)
-        np.testing.assert_array_equal(found.flops, grid)
-        np.testing.assert_allclose(found.accuracy, np.mean([run.curve.accuracy_at(grid) for run in runs], 0))
-        assert (found.low <= found.accuracy).all()
-        assert (found.accuracy <= found.high).all()
-
-    def test_band_of_one_run_is_the_interval_of_its_accuracy(self) -> None:
-        run = runs_of(0, n=1000)[0]
-        found = band([run], np.array([FULL]), Bootstrap(2000))
-        p = run.curve.accuracy[-1]
-        wide = 2 * 1.96 * math.sqrt(p * (1 - p) / 1000)
-        # 2000 resamples know each end to about 3 % of the width.
-        assert found.high[0] - found.low[0] == pytest.approx(wide, rel=0.12)
-
-    @pytest.mark.parametrize(
-        "settings", [[(1000.0, 0.8)], [(500.0, 0.5), (500.0, 0.5)], [(500.0, 1.0), (900.0, 1.0)]]
-    )
-    def test_degenerate_agents_have_an_area(self, settings: list[tuple[float, float]]) -> None:
-        rng = np.random.default_rng(0)
-        run = AgentRun.of(saved_outcomes(rng, settings), "agent")
-        found = estimate_area([run], FLOOR, FULL, QUICK)
-        assert 0.4 < found.low <= found.value <= found.high <= 1
-
-    def test_uneven_runs_are_refused(self) -> None:
-        with pytest.raises(UserError) as error:
-            compare(runs_of(0, 2), runs_of(1, 3), FLOOR, FULL, QUICK)
-        assert str(error.value) == "compare: runs of agent and control, got (2, 3); expected as many of both"
-        with pytest.raises(UserError, match=r"bootstrap: numbers of test sequences, got \[200, 300\]"):
-            compare(runs_of(0, 1), runs_of(1, 1, n=200), FLOOR, FULL, QUICK)
-        with pytest.raises(UserError, match="expected one or more runs"):
-            estimate_area([], FLOOR, FULL, QUICK)
-
-
-def test_a_band_of_all_right_answers_ends_at_one() -> None:
-    # weights of resamples in float32 add up to a little more than 1
-    runs = runs_of(0, shift=2.0, n=60)
-    drawn = band(runs, np.geomspace(200, 3000, 20), QUICK)
-    assert drawn.high.max() == 1.0
-    assert drawn.accuracy.max() == 1.0
