@@ -149,7 +149,8 @@ def words(kind: Kind, many: bool = False) -> str:
         return f"{'some' if many else 'one'} of {', '.join(parts)}"
     if origin in (tuple, list, Sequence):
         number = "" if len(parts) == 1 or parts[1:] == (...,) else f"{len(parts)} "
-        return f"a list of {number}{words(parts[0], many=True)}"
+        each = words(parts[0], many=True)
+        return each if typing.get_origin(parts[0]) is Literal else f"a list of {number}{each}"
     one, several = NAMES.get(kind, (f"a {getattr(kind, '__name__', kind)}",) * 2)
     return several if many else one
 

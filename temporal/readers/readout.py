@@ -27,9 +27,7 @@ class ReadOut:
 
     def __init__(self, parts: tuple[Part, ...], width: int) -> None:
         if not parts or len(set(parts)) < len(parts):
-            raise bad(
-                "reader", "readout", list(parts), f"one or more of {', '.join(get_args(Part))}, each once"
-            )
+            raise bad("ReadOut", "parts", list(parts), f"some of {', '.join(get_args(Part))}, each once")
         self.parts = parts
         self.width = width
         self.size = len(parts) * width
