@@ -147,7 +147,7 @@ READER = "temporal.readers.recurrent.RecurrentReader"
         ("--training.stopping.method x", "config: training.stopping.method, got 'x'; expected one of regression, expected, classification"),
         ("--training.warmup.epochs x", "config: training.warmup.epochs, got 'x'; expected a whole number"),
         ("--training.learner PPPO", f"config: class of training.learner, got 'PPPO'; expected {CLASS}; did you mean 'PPO'?"),
-        ("--training.prices [1]", "config: training.prices, got '[1]'; expected a tuple with 2 elements"),
+        ("--training.prices [1]", "config: training.prices, got '[1]'; expected a list with 2 elements"),
         ("--training.prices [-1,2]", "config: training.prices, got [-1.0, 2.0]; expected a list of 2 numbers above 0, at most 1,000,000"),
         ("--training.prices [.nan,2]", "config: training.prices, got [nan, 2.0]; expected a list of 2 numbers above 0, at most 1,000,000"),
         ("--training.prices [1,.inf]", "config: training.prices, got [1.0, inf]; expected a list of 2 numbers above 0, at most 1,000,000"),
