@@ -35,7 +35,7 @@ from temporal.data.text import TextSource  # noqa: F401 - known by short name in
 from temporal.data.video import VideoSource  # noqa: F401 - known by short name in YAML
 from temporal.decisions import Decision, Sift
 from temporal.errors import UserError, bad, reason
-from temporal.ranges import Batch, Chunk, Seed, Text, check, checked, settings
+from temporal.ranges import Batch, Chunk, Seed, Text, check, checked, parts, settings
 from temporal.readers import Reader, Task
 from temporal.readers.frames import FrameEncoder
 from temporal.readers.video import FrameReader
@@ -160,8 +160,13 @@ def parse(arguments: list[str]) -> Namespace:
         raise
     except Exception as error:  # jsonargparse raises its own error and argparse's
         raise complaint(str(error) or type(error).__name__) from None
-    _check_parts(parsed, Experiment, "")
+    check_ranges(parsed)
     return parsed
+
+
+def check_ranges(parsed: Namespace) -> None:
+    """Raise UserError for the first setting of a parsed configuration outside its range, by its dotted name."""
+    _check_parts(parsed, Experiment, "")
 
 
 def _check_parts(given: Namespace, of: type, key: str) -> None:
@@ -226,6 +231,9 @@ WORDS = {
 }
 
 
+FILLED = ("task", "reader")
+"""Arguments of constructors that the program fills in."""
+
 ENDS = {
     "data": Source,
     "reader": Reader,
@@ -283,10 +291,24 @@ def concrete(kind: type) -> list[type]:
     return [c for c in found if not inspect.isabstract(c) and c.__module__.startswith("temporal.")]
 
 
+def nameable() -> list[type]:
+    """Every class that a YAML can name: those of all kinds, and what their constructors take, down to the leaves."""
+    found: dict[type, None] = {}
+    waiting: list[type] = [Experiment, *KINDS.values()]
+    while waiting:
+        new = [each for each in concrete(waiting.pop()) if each not in found]
+        found |= dict.fromkeys(new)
+        for each in new:
+            waiting += [
+                part for name, kind in settings(each).items() if name not in FILLED for part in parts(kind)
+            ]
+    return list(found)
+
+
 def _settings(class_path: str) -> list[str]:
     """What the constructor of a class takes, less what the program fills in."""
     parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
-    return [name for name in parameters if name not in ("task", "reader")]
+    return [name for name in parameters if name not in FILLED]
 
 
 def check_trusted(config: dict[str, Any], where: str) -> None:

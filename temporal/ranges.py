@@ -179,6 +179,16 @@ def settings(of: Any) -> dict[str, Kind]:
     return {name: kinds[name] for name in inspect.signature(of).parameters if name in kinds}
 
 
+def parts(kind: Kind) -> Iterator[type]:
+    """The classes that a kind names or, of a callable, what it makes."""
+    origin, inner = _taken_apart(kind)
+    if isinstance(kind, type) and kind not in NAMES:
+        yield kind
+    if origin not in (None, Annotated, Literal):
+        for part in inner[-1:] if origin is Callable else inner:
+            yield from parts(part)
+
+
 def bare(kind: Kind) -> Iterator[type]:
     """Parts of a kind that state no range: int, float or str by themselves."""
     origin, parts = _taken_apart(kind)
