@@ -22,7 +22,7 @@ from temporal.agents.scene import Scene
 from temporal.agents.stopping import Recorded, StoppingFit, horizon
 from temporal.decisions import Halt, Order
 from temporal.errors import bad
-from temporal.ranges import Batch, Count, NonNegative, Positive, Rate, Units, UnitsOrNone, Updates
+from temporal.ranges import Batch, Count, Positive, Price, Rate, Share, Units, UnitsOrNone, Updates
 from temporal.readers.base import Reader, Task
 
 
@@ -44,8 +44,8 @@ class FrameExitAgent(PolicyAgent):
         reader: Reader,
         hidden_size: Units = 64,
         summary_size: UnitsOrNone = 32,
-        lowest_price: Positive = 0.01,
-        highest_price: Positive = 30.0,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Halt(), Order())
         super().__init__(
@@ -63,7 +63,7 @@ class GateFit(StoppingFit):
         batch_size: readings of one update.
         sequences: readings recorded at most; bounds memory.
         learning_rate: of AdamW, at its peak.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         scale: of the limit; above 0.
     """
 
@@ -73,7 +73,7 @@ class GateFit(StoppingFit):
         batch_size: Batch = 256,
         sequences: Count = 4000,
         learning_rate: Rate = 2e-3,
-        weight_decay: NonNegative = 1e-2,
+        weight_decay: Share = 1e-2,
         scale: Positive = 0.1,
     ) -> None:
         super().__init__(updates, batch_size, sequences, learning_rate, weight_decay)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Halt, Place
-from temporal.ranges import Places, Positive, Units, UnitsOrNone
+from temporal.ranges import Places, Price, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -40,8 +40,8 @@ class GlimpseAgent(PolicyAgent):
         preview: bool = True,
         hidden_size: Units = 64,
         summary_size: UnitsOrNone = 32,
-        lowest_price: Positive = 0.01,
-        highest_price: Positive = 30.0,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Halt(), Place(num_places))
         super().__init__(

@@ -17,7 +17,7 @@ from temporal.cost import module_flops
 from temporal.decisions import Decision, Halt, Place, Scheme
 from temporal.episodes import Observation
 from temporal.errors import bad
-from temporal.ranges import BelowOne, Checked, Positive, Units, UnitsOrNone
+from temporal.ranges import BelowOne, Checked, Price, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -55,8 +55,8 @@ class PolicyAgent(Checked, Agent, nn.Module):
         peek_size: UnitsOrNone = 0,
         preview: bool = True,
         ahead: UnitsOrNone = 0,
-        lowest_price: Positive = 0.003,
-        highest_price: Positive = 10.0,
+        lowest_price: Price = 0.003,
+        highest_price: Price = 10.0,
         dropout: BelowOne = 0.0,
     ) -> None:
         nn.Module.__init__(self)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from temporal.agents.phases import Metrics, Phase, cosine
 from temporal.agents.scene import Scene
 from temporal.agents.warmup import whole_reads
-from temporal.ranges import Batch, Checked, NonNegative, Rate, Updates
+from temporal.ranges import Batch, Checked, Rate, Share, Updates
 from temporal.readers.base import Reader, Reads
 from temporal.readers.video import FrameReader
 
@@ -30,7 +30,7 @@ class PreviewFit(Checked):
         updates: of the preview; 0 leaves it as it starts.
         batch_size: sequences of one update.
         learning_rate: of AdamW, at its peak.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         flips: mirror half of the thumbnails in learning.
     """
 
@@ -39,7 +39,7 @@ class PreviewFit(Checked):
         updates: Updates = 600,
         batch_size: Batch = 24,
         learning_rate: Rate = 3e-3,
-        weight_decay: NonNegative = 1e-2,
+        weight_decay: Share = 1e-2,
         flips: bool = True,
     ) -> None:
         self.updates, self.batch_size, self.learning_rate = updates, batch_size, learning_rate

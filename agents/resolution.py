@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Jump, Mode
-from temporal.ranges import Positive, Text, TokensOrNone, Units, UnitsOrNone
+from temporal.ranges import Price, Text, TokensOrNone, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -41,8 +41,8 @@ class ResolutionAgent(PolicyAgent):
         ahead: UnitsOrNone = 8,
         hidden_size: Units = 64,
         summary_size: UnitsOrNone = 32,
-        lowest_price: Positive = 0.01,
-        highest_price: Positive = 30.0,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Jump(tuple(skips)), Mode(tuple(views)))
         super().__init__(

@@ -18,7 +18,7 @@ from torch import Tensor
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Halt, Place
 from temporal.episodes import Observation
-from temporal.ranges import Places, Positive, Units
+from temporal.ranges import Places, Price, Units
 from temporal.readers.base import Reader, Task
 
 
@@ -40,8 +40,8 @@ class SamplerAgent(PolicyAgent):
         reader: Reader,
         num_places: Places = 64,
         hidden_size: Units = 64,
-        lowest_price: Positive = 0.01,
-        highest_price: Positive = 30.0,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Halt(), Place(num_places))
         super().__init__(task, reader, scheme, hidden_size, 0, 0, True, 0, lowest_price, highest_price)

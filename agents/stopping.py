@@ -27,7 +27,7 @@ from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import Trajectories, roll_out
 from temporal.agents.scene import Scene
 from temporal.episodes import Observation, Plan
-from temporal.ranges import Batch, Checked, Count, NonNegative, Rate, Share, Updates
+from temporal.ranges import Batch, Checked, Count, Rate, Share, Updates
 from temporal.reward import answer_reward
 
 Method = Literal["regression", "expected", "classification"]
@@ -90,7 +90,7 @@ class StoppingFit(Checked):
         batch_size: readings of one update.
         sequences: readings recorded at most; bounds memory.
         learning_rate: of AdamW, at its peak.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         method: expected (exact expectation over stopping times), classification or regression (Longstaff-Schwartz).
         variety: share of readings recorded with random other decisions (sifting, skimming, jumping), 0 to 1.
     """
@@ -101,7 +101,7 @@ class StoppingFit(Checked):
         batch_size: Batch = 256,
         sequences: Count = 4000,
         learning_rate: Rate = 2e-3,
-        weight_decay: NonNegative = 1e-2,
+        weight_decay: Share = 1e-2,
         method: Method = "expected",
         variety: Share = 0.5,
     ) -> None:

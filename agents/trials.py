@@ -30,7 +30,7 @@ from temporal.data.base import Sequences
 from temporal.decisions import Sift
 from temporal.episodes import Plan
 from temporal.errors import bad
-from temporal.ranges import Checked, Count, Inner, Positive, Range
+from temporal.ranges import Checked, Count, Inner, Price, Range
 from temporal.readers.base import Reader
 from temporal.readers.video import FrameReader
 from temporal.reading import read
@@ -58,7 +58,7 @@ class Evaluation(Checked):
     def __init__(
         self,
         num_settings: NumSettings = 16,
-        prices: tuple[Positive, Positive] | None = None,
+        prices: tuple[Price, Price] | None = None,
         floor: Inner = FLOOR_SHARE,
         limit: Count | None = None,
         controls: bool = True,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from temporal.data.base import Sequences
-from temporal.ranges import Batch, Checked, NonNegative, Positive, Rate, Share, Updates
+from temporal.ranges import Batch, Checked, Positive, Rate, Share, Updates
 from temporal.readers.base import Reader, Reads, sift
 
 
@@ -20,7 +20,7 @@ class Warmup(Checked):
         epochs: passes over the reader's share of the train split; 0 leaves the reader as it starts.
         batch_size: sequences of one update.
         learning_rate: of AdamW, at its peak; falls to nothing along a cosine.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         gap_share: share of sequences read with random chunks left out, 0 to 1.
         sift_share: share of sequences of which only telling tokens are read, 0 to 1; for schemes that sift.
         skim_share: share of batches read partly by skimming, 0 to 1; for schemes that skim.
@@ -35,7 +35,7 @@ class Warmup(Checked):
         epochs: Updates = 10,
         batch_size: Batch = 32,
         learning_rate: Rate = 2e-3,
-        weight_decay: NonNegative = 1e-2,
+        weight_decay: Share = 1e-2,
         gap_share: Share = 0.5,
         sift_share: Share = 0.0,
         skim_share: Share = 0.0,

@@ -67,9 +67,11 @@ BelowOne = Annotated[float, Range(ge=0, lt=1)]
 Inner = Annotated[float, Range(gt=0, lt=1)]
 Positive = Annotated[float, Range(gt=0, le=1e6)]
 NonNegative = Annotated[float, Range(ge=0, le=1e6)]
-Rate = Annotated[float, Range(gt=0, le=10)]
+Price = Annotated[float, Range(ge=1e-9, le=1e6)]
+"""Of a full reading, where its logarithm is taken."""
+Rate = Annotated[float, Range(gt=0, le=1)]
 """Of learning."""
-RateOrNone = Annotated[float, Range(ge=0, le=10)]
+RateOrNone = Annotated[float, Range(ge=0, le=1)]
 """Of learning; 0 stands still."""
 Seconds = Annotated[float, Range(ge=0, le=1e9)]
 Flops = Annotated[float, Range(ge=1, le=1e18)]

@@ -206,7 +206,7 @@ def test_readers_without_previews_and_readers_of_other_runs_are_not_fitted() -> 
     [
         ({"updates": -1}, "updates, got -1; expected a whole number from 0 to 10,000,000"),
         ({"batch_size": 0}, "batch_size, got 0; expected a whole number from 1 to 65,536"),
-        ({"learning_rate": 0.0}, "learning_rate, got 0.0; expected a number above 0, at most 10"),
+        ({"learning_rate": 0.0}, "learning_rate, got 0.0; expected a number above 0, at most 1"),
     ],
 )
 def test_settings_out_of_range(change: dict[str, float], message: str) -> None:

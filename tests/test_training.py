@@ -581,7 +581,7 @@ def test_seeds_are_the_same_on_every_machine_and_differ_by_purpose() -> None:
         ),
         (
             {"prices": (0.0, 1.0)},
-            "Training: prices, got [0.0, 1.0]; expected a list of 2 numbers above 0, at most 1,000,000",
+            "Training: prices, got [0.0, 1.0]; expected a list of 2 numbers from 1e-09 to 1,000,000",
         ),
         ({"held_out": 1.0}, "Training: held_out, got 1.0; expected a number from 0 to below 1"),
         (
