@@ -222,18 +222,20 @@ def checked(kind: type[T]) -> type[T]:
 
 
 def option(kind: Kind) -> Callable[[str], Any]:
-    """What argparse makes an option's value of, so that it is of a kind.
+    """What argparse makes an option's value of, so that it is of a kind of numbers; 1e6 is a whole one, too.
 
     Raises:
         argparse.ArgumentTypeError: it is not.
     """
-    number = typing.get_args(kind)[0]
+    whole = typing.get_args(kind)[0] is int
 
     def read(text: str) -> Any:
         try:
-            value = number(text)
+            value: Any = int(text) if whole and "e" not in text else float(text)
         except ValueError:
             value = text
+        if whole and isinstance(value, float) and value.is_integer():
+            value = int(value)
         if not fits(kind, value):
             raise argparse.ArgumentTypeError(f"got {value!r}; expected {words(kind)}")
         return value

@@ -237,4 +237,4 @@ def test_an_argument_that_a_constructor_does_not_know_is_its_own_mistake() -> No
 def test_an_option_of_the_command_line_is_held_to_its_range(text: str) -> None:
     with pytest.raises(Exception, match=r"got .*; expected a whole number from 1 to 8,192"):
         option(Units)(text)
-    assert option(Units)("12") == 12
+    assert [option(Units)(text) for text in ("12", "1e3")] == [12, 1000]
