@@ -13,6 +13,7 @@ from __future__ import annotations
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Halt, Mode
 from temporal.errors import bad
+from temporal.ranges import Price, Text, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -33,11 +34,11 @@ class FocusAgent(PolicyAgent):
         self,
         task: Task,
         reader: Reader,
-        patches: str = "64px_3x3",
-        hidden_size: int = 64,
-        summary_size: int = 32,
-        lowest_price: float = 0.01,
-        highest_price: float = 30.0,
+        patches: Text = "64px_3x3",
+        hidden_size: Units = 64,
+        summary_size: UnitsOrNone = 32,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         windows = tuple(mode for mode in reader.modes if mode.startswith(f"{patches}_"))
         if not windows:

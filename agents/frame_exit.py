@@ -22,6 +22,7 @@ from temporal.agents.scene import Scene
 from temporal.agents.stopping import Recorded, StoppingFit, horizon
 from temporal.decisions import Halt, Order
 from temporal.errors import bad
+from temporal.ranges import Batch, Count, Positive, Price, Rate, Share, Units, UnitsOrNone, Updates
 from temporal.readers.base import Reader, Task
 
 
@@ -41,10 +42,10 @@ class FrameExitAgent(PolicyAgent):
         self,
         task: Task,
         reader: Reader,
-        hidden_size: int = 64,
-        summary_size: int = 32,
-        lowest_price: float = 0.01,
-        highest_price: float = 30.0,
+        hidden_size: Units = 64,
+        summary_size: UnitsOrNone = 32,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Halt(), Order())
         super().__init__(
@@ -62,22 +63,20 @@ class GateFit(StoppingFit):
         batch_size: readings of one update.
         sequences: readings recorded at most; bounds memory.
         learning_rate: of AdamW, at its peak.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         scale: of the limit; above 0.
     """
 
     def __init__(
         self,
-        updates: int = 800,
-        batch_size: int = 256,
-        sequences: int = 4000,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1e-2,
-        scale: float = 0.1,
+        updates: Updates = 800,
+        batch_size: Batch = 256,
+        sequences: Count = 4000,
+        learning_rate: Rate = 2e-3,
+        weight_decay: Share = 1e-2,
+        scale: Positive = 0.1,
     ) -> None:
         super().__init__(updates, batch_size, sequences, learning_rate, weight_decay)
-        if not scale > 0:
-            raise bad("GateFit", "scale", scale, "a number above 0")
         self.scale = scale
 
     def record(self, scene: Scene, generator: torch.Generator) -> Recorded:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Halt, Place
+from temporal.ranges import Places, Price, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -35,12 +36,12 @@ class GlimpseAgent(PolicyAgent):
         self,
         task: Task,
         reader: Reader,
-        num_places: int = 64,
+        num_places: Places = 64,
         preview: bool = True,
-        hidden_size: int = 64,
-        summary_size: int = 32,
-        lowest_price: float = 0.01,
-        highest_price: float = 30.0,
+        hidden_size: Units = 64,
+        summary_size: UnitsOrNone = 32,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Halt(), Place(num_places))
         super().__init__(

@@ -17,6 +17,7 @@ from temporal.cost import module_flops
 from temporal.decisions import Decision, Halt, Place, Scheme
 from temporal.episodes import Observation
 from temporal.errors import bad
+from temporal.ranges import BelowOne, Checked, Price, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -27,7 +28,7 @@ class Judgement(NamedTuple):
     value: Tensor
 
 
-class PolicyAgent(Agent, nn.Module):
+class PolicyAgent(Checked, Agent, nn.Module):
     """Decides by a small perceptron over what is known so far.
 
     Args:
@@ -41,7 +42,7 @@ class PolicyAgent(Agent, nn.Module):
         ahead: of how many of the coming positions the preview is shown; for schemes that read on in order.
         lowest_price: prices at or below look alike to the agent; above 0.
         highest_price: prices at or above look alike.
-        dropout: share of hidden units zeroed in learning, 0 to 1.
+        dropout: share of hidden units zeroed in learning, 0 to below 1.
     """
 
     def __init__(
@@ -49,25 +50,23 @@ class PolicyAgent(Agent, nn.Module):
         task: Task,
         reader: Reader,
         scheme: tuple[Decision, ...] | None = None,
-        hidden_size: int = 64,
-        summary_size: int = 16,
-        peek_size: int = 0,
+        hidden_size: Units = 64,
+        summary_size: UnitsOrNone = 16,
+        peek_size: UnitsOrNone = 0,
         preview: bool = True,
-        ahead: int = 0,
-        lowest_price: float = 0.003,
-        highest_price: float = 10.0,
-        dropout: float = 0.0,
+        ahead: UnitsOrNone = 0,
+        lowest_price: Price = 0.003,
+        highest_price: Price = 10.0,
+        dropout: BelowOne = 0.0,
     ) -> None:
         nn.Module.__init__(self)
-        if not 0 < lowest_price < highest_price:
+        if lowest_price >= highest_price:
             raise bad(
                 "PolicyAgent",
                 "lowest_price",
                 lowest_price,
-                f"above 0 and below highest_price ({highest_price})",
+                f"below highest_price ({highest_price})",
             )
-        if hidden_size < 1 or summary_size < 0 or peek_size < 0:
-            raise bad("PolicyAgent", "sizes", (hidden_size, summary_size, peek_size), "1, 0, 0 or more")
         # made here: as a default value an object could not be written into a run's config.yaml
         self.scheme = Scheme((Halt(),) if scheme is None else tuple(scheme))
         self.scheme.check(reader.modes)

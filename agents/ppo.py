@@ -11,7 +11,7 @@ from temporal.agents.policy import PolicyAgent
 from temporal.agents.reinforce import Learner, mean_over
 from temporal.agents.returns import advantages
 from temporal.agents.rollout import Trajectories
-from temporal.errors import bad
+from temporal.ranges import Few, NonNegative, Positive, Share
 
 
 class PPO(Learner):
@@ -28,17 +28,13 @@ class PPO(Learner):
 
     def __init__(
         self,
-        clip: float = 0.2,
-        passes: int = 3,
-        parts: int = 2,
-        decay: float = 0.95,
-        entropy_weight: float = 0.003,
-        value_weight: float = 0.5,
+        clip: Positive = 0.2,
+        passes: Few = 3,
+        parts: Few = 2,
+        decay: Share = 0.95,
+        entropy_weight: NonNegative = 0.003,
+        value_weight: NonNegative = 0.5,
     ) -> None:
-        if clip <= 0 or passes < 1 or parts < 1 or not 0 <= decay <= 1:
-            raise bad(
-                "PPO", "clip, passes, parts, decay", (clip, passes, parts, decay), "above 0, 1, 1, 0 to 1"
-            )
         self.clip, self.passes, self.parts, self.decay = clip, passes, parts, decay
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
 

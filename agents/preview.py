@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from temporal.agents.phases import Metrics, Phase, cosine
 from temporal.agents.scene import Scene
 from temporal.agents.warmup import whole_reads
-from temporal.errors import bad
+from temporal.ranges import Batch, Checked, Rate, Share, Updates
 from temporal.readers.base import Reader, Reads
 from temporal.readers.video import FrameReader
 
 ROWS = 64  # sequences whose frames are judged at once
 
 
-class PreviewFit:
+class PreviewFit(Checked):
     """How the preview is fitted: the chance of a right answer after ONE frame, drawn by the preview's scores, rises.
 
     The reader's answer from each frame alone is known, so that this chance is a sum over all frames and needs no
@@ -30,23 +30,18 @@ class PreviewFit:
         updates: of the preview; 0 leaves it as it starts.
         batch_size: sequences of one update.
         learning_rate: of AdamW, at its peak.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         flips: mirror half of the thumbnails in learning.
     """
 
     def __init__(
         self,
-        updates: int = 600,
-        batch_size: int = 24,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 1e-2,
+        updates: Updates = 600,
+        batch_size: Batch = 24,
+        learning_rate: Rate = 3e-3,
+        weight_decay: Share = 1e-2,
         flips: bool = True,
     ) -> None:
-        if updates < 0 or batch_size < 1 or learning_rate <= 0:
-            raise bad(
-                "preview", "updates, batch_size, learning_rate", (updates, batch_size, learning_rate),
-                "0, 1 or more, above 0",
-            )  # fmt: skip
         self.updates, self.batch_size, self.learning_rate = updates, batch_size, learning_rate
         self.weight_decay, self.flips = weight_decay, flips
 

@@ -13,9 +13,10 @@ from temporal.agents.policy import Judgement, PolicyAgent
 from temporal.agents.returns import advantages, group_baseline, to_go
 from temporal.agents.rollout import Trajectories
 from temporal.errors import bad
+from temporal.ranges import Checked, Few, NonNegative, Share
 
 
-class Learner(ABC):
+class Learner(Checked, ABC):
     """A policy-gradient method: turns episodes and rewards into losses, one for each update.
 
     Attributes:
@@ -56,12 +57,12 @@ class Reinforce(Learner):
     def __init__(
         self,
         baseline: Literal["learned", "group", "none"] = "group",
-        group_size: int = 4,
-        entropy_weight: float = 0.003,
-        value_weight: float = 0.5,
+        group_size: Few = 4,
+        entropy_weight: NonNegative = 0.003,
+        value_weight: NonNegative = 0.5,
     ) -> None:
-        if group_size < 1 or (baseline == "group" and group_size < 2):
-            raise bad("Reinforce", "group_size", group_size, "2 or more for a group baseline, else 1 or more")
+        if baseline == "group" and group_size < 2:
+            raise bad("Reinforce", "group_size", group_size, "2 or more for a group baseline")
         self.baseline, self.group_size = baseline, group_size
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
 
@@ -104,9 +105,9 @@ class A2C(Learner):
         value_weight: of the value head's squared error, 0 or more.
     """
 
-    def __init__(self, decay: float = 0.95, entropy_weight: float = 0.003, value_weight: float = 0.5) -> None:
-        if not 0 <= decay <= 1:
-            raise bad("A2C", "decay", decay, "a number from 0 to 1")
+    def __init__(
+        self, decay: Share = 0.95, entropy_weight: NonNegative = 0.003, value_weight: NonNegative = 0.5
+    ) -> None:
         self.decay, self.entropy_weight, self.value_weight = decay, entropy_weight, value_weight
 
     def losses(

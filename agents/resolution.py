@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Jump, Mode
+from temporal.ranges import Price, Text, TokensOrNone, Units, UnitsOrNone
 from temporal.readers.base import Reader, Task
 
 
@@ -35,13 +36,13 @@ class ResolutionAgent(PolicyAgent):
         self,
         task: Task,
         reader: Reader,
-        views: tuple[str, ...] = ("64px", "128px"),
-        skips: tuple[int, ...] = (0, 1, 3, 7),
-        ahead: int = 8,
-        hidden_size: int = 64,
-        summary_size: int = 32,
-        lowest_price: float = 0.01,
-        highest_price: float = 30.0,
+        views: tuple[Text, ...] = ("64px", "128px"),
+        skips: tuple[TokensOrNone, ...] = (0, 1, 3, 7),
+        ahead: UnitsOrNone = 8,
+        hidden_size: Units = 64,
+        summary_size: UnitsOrNone = 32,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Jump(tuple(skips)), Mode(tuple(views)))
         super().__init__(

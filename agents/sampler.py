@@ -18,6 +18,7 @@ from torch import Tensor
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Halt, Place
 from temporal.episodes import Observation
+from temporal.ranges import Places, Price, Units
 from temporal.readers.base import Reader, Task
 
 
@@ -37,10 +38,10 @@ class SamplerAgent(PolicyAgent):
         self,
         task: Task,
         reader: Reader,
-        num_places: int = 64,
-        hidden_size: int = 64,
-        lowest_price: float = 0.01,
-        highest_price: float = 30.0,
+        num_places: Places = 64,
+        hidden_size: Units = 64,
+        lowest_price: Price = 0.01,
+        highest_price: Price = 30.0,
     ) -> None:
         scheme = (Halt(), Place(num_places))
         super().__init__(task, reader, scheme, hidden_size, 0, 0, True, 0, lowest_price, highest_price)

@@ -27,7 +27,7 @@ from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import Trajectories, roll_out
 from temporal.agents.scene import Scene
 from temporal.episodes import Observation, Plan
-from temporal.errors import bad
+from temporal.ranges import Batch, Checked, Count, Rate, Share, Updates
 from temporal.reward import answer_reward
 
 Method = Literal["regression", "expected", "classification"]
@@ -82,7 +82,7 @@ class NeverHalts(Agent):
         return torch.where(torch.tensor(anew, device=own.device), own, options)
 
 
-class StoppingFit:
+class StoppingFit(Checked):
     """How halting is fitted on recorded readings.
 
     Args:
@@ -90,28 +90,21 @@ class StoppingFit:
         batch_size: readings of one update.
         sequences: readings recorded at most; bounds memory.
         learning_rate: of AdamW, at its peak.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         method: expected (exact expectation over stopping times), classification or regression (Longstaff-Schwartz).
         variety: share of readings recorded with random other decisions (sifting, skimming, jumping), 0 to 1.
     """
 
     def __init__(
         self,
-        updates: int = 800,
-        batch_size: int = 256,
-        sequences: int = 4000,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1e-2,
+        updates: Updates = 800,
+        batch_size: Batch = 256,
+        sequences: Count = 4000,
+        learning_rate: Rate = 2e-3,
+        weight_decay: Share = 1e-2,
         method: Method = "expected",
-        variety: float = 0.5,
+        variety: Share = 0.5,
     ) -> None:
-        if updates < 0 or batch_size < 1 or sequences < 1 or learning_rate <= 0 or not 0 <= variety <= 1:
-            raise bad(
-                "stopping",
-                "updates, batch_size, sequences, learning_rate, variety",
-                (updates, batch_size, sequences, learning_rate, variety),
-                "0, 1, 1 or more, above 0, 0 to 1",
-            )
         self.updates, self.batch_size, self.sequences = updates, batch_size, sequences
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.method, self.variety = method, variety

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import threading
 import time
@@ -27,9 +26,22 @@ from temporal.agents.stopping import StoppingFit
 from temporal.agents.warmup import Warmup
 from temporal.data.base import Sequences
 from temporal.errors import bad
+from temporal.ranges import (
+    Batch,
+    BelowOne,
+    Checked,
+    NonNegative,
+    Positive,
+    Price,
+    Rate,
+    RateOrNone,
+    Seconds,
+    Share,
+    Updates,
+)
 from temporal.readers.base import Reader
 from temporal.readers.video import FrameReader
-from temporal.reward import TaskReward, check_task_reward
+from temporal.reward import TaskReward
 
 
 class Progress(Protocol):
@@ -39,7 +51,7 @@ class Progress(Protocol):
         """Called after every update."""
 
 
-class Training:
+class Training(Checked):
     """How a reader and an agent are trained.
 
     Args:
@@ -65,34 +77,24 @@ class Training:
         warmup: Warmup | None = None,
         stopping: StoppingFit | None = None,
         learner: Learner | None = None,
-        updates: int = 200,
-        episodes: int = 128,
-        learning_rate: float = 3e-4,
-        reader_learning_rate: float = 0.0,
-        stopping_weight: float = 0.0,
-        held_out: float = 0.2,
+        updates: Updates = 200,
+        episodes: Batch = 128,
+        learning_rate: Rate = 3e-4,
+        reader_learning_rate: RateOrNone = 0.0,
+        stopping_weight: NonNegative = 0.0,
+        held_out: BelowOne = 0.2,
         task_reward: TaskReward = "correctness",
-        prices: tuple[float, float] = (0.003, 30.0),
-        token_budget_share: float = 0.25,
-        clip_norm: float = 1.0,
-        save_seconds: float = 20.0,
+        prices: tuple[Price, Price] = (0.003, 30.0),
+        token_budget_share: Share = 0.25,
+        clip_norm: Positive = 1.0,
+        save_seconds: Seconds = 20.0,
         preview: PreviewFit | None = None,
     ) -> None:
-        check_task_reward(task_reward)
-        if not 0 < prices[0] <= prices[1] < math.inf:
-            raise bad("training", "prices", list(prices), "two finite numbers above 0, the lower first")
-        if not 0 <= held_out < 1 or not 0 <= token_budget_share <= 1:
-            raise bad("training", "held_out and token_budget_share", (held_out, token_budget_share), "0 to 1")
-        if updates < 0 or episodes < 1 or learning_rate <= 0 or reader_learning_rate < 0:
-            raise bad(
-                "training",
-                "updates, episodes, learning_rate, reader_learning_rate",
-                (updates, episodes, learning_rate, reader_learning_rate),
-                "0, 1, above 0, 0 or more",
-            )
+        if prices[0] > prices[1]:
+            raise bad("Training", "prices", list(prices), "the lower first")
         if stopping_weight > 0 and reader_learning_rate > 0:
             raise bad(
-                "training",
+                "Training",
                 "stopping_weight and reader_learning_rate",
                 (stopping_weight, reader_learning_rate),
                 "one of them 0: recorded readings age while the reader learns",

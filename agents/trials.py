@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from temporal.data.base import Sequences
 from temporal.decisions import Sift
 from temporal.episodes import Plan
 from temporal.errors import bad
+from temporal.ranges import Checked, Count, Inner, Price, Range
 from temporal.readers.base import Reader
 from temporal.readers.video import FrameReader
 from temporal.reading import read
@@ -41,7 +41,10 @@ Follow = Callable[[Agent], Agent]
 """Makes a rule that only halts go through a sequence in some order."""
 
 
-class Evaluation:
+NumSettings = Annotated[int, Range(ge=2, le=1000)]
+
+
+class Evaluation(Checked):
     """Which settings are tried; each kind of rule gets about as many, spread over the whole range of costs.
 
     Args:
@@ -54,21 +57,14 @@ class Evaluation:
 
     def __init__(
         self,
-        num_settings: int = 16,
-        prices: tuple[float, float] | None = None,
-        floor: float = FLOOR_SHARE,
-        limit: int | None = None,
+        num_settings: NumSettings = 16,
+        prices: tuple[Price, Price] | None = None,
+        floor: Inner = FLOOR_SHARE,
+        limit: Count | None = None,
         controls: bool = True,
     ) -> None:
-        if num_settings < 2 or not 0 < floor < 1 or (limit is not None and limit < 1):
-            raise bad(
-                "evaluation",
-                "num_settings, floor, limit",
-                (num_settings, floor, limit),
-                "2, within 0 to 1, 1",
-            )
-        if prices is not None and not 0 < prices[0] <= prices[1] < math.inf:
-            raise bad("evaluation", "prices", list(prices), "two finite numbers above 0, the lower first")
+        if prices is not None and prices[0] > prices[1]:
+            raise bad("Evaluation", "prices", list(prices), "the lower first")
         self.num_settings, self.prices, self.floor = num_settings, prices, floor
         self.limit, self.controls = limit, controls
 

@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from temporal.data.base import Sequences
-from temporal.errors import bad
+from temporal.ranges import Batch, Checked, Positive, Rate, Share, Updates
 from temporal.readers.base import Reader, Reads, sift
 
 
-class Warmup:
+class Warmup(Checked):
     """How a reader is warmed up: cross-entropy after every observation of whole and of gappy readings.
 
     Args:
         epochs: passes over the reader's share of the train split; 0 leaves the reader as it starts.
         batch_size: sequences of one update.
         learning_rate: of AdamW, at its peak; falls to nothing along a cosine.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, 0 to 1.
         gap_share: share of sequences read with random chunks left out, 0 to 1.
         sift_share: share of sequences of which only telling tokens are read, 0 to 1; for schemes that sift.
         skim_share: share of batches read partly by skimming, 0 to 1; for schemes that skim.
@@ -32,35 +32,18 @@ class Warmup:
 
     def __init__(
         self,
-        epochs: int = 10,
-        batch_size: int = 32,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1e-2,
-        gap_share: float = 0.5,
-        sift_share: float = 0.0,
-        skim_share: float = 0.0,
-        shuffle_share: float = 0.0,
-        view_share: float = 0.0,
-        last_weight: float = 0.5,
-        clip_norm: float = 1.0,
+        epochs: Updates = 10,
+        batch_size: Batch = 32,
+        learning_rate: Rate = 2e-3,
+        weight_decay: Share = 1e-2,
+        gap_share: Share = 0.5,
+        sift_share: Share = 0.0,
+        skim_share: Share = 0.0,
+        shuffle_share: Share = 0.0,
+        view_share: Share = 0.0,
+        last_weight: Share = 0.5,
+        clip_norm: Positive = 1.0,
     ) -> None:
-        for what, share in (
-            ("gap_share", gap_share),
-            ("sift_share", sift_share),
-            ("skim_share", skim_share),
-            ("shuffle_share", shuffle_share),
-            ("view_share", view_share),
-            ("last_weight", last_weight),
-        ):
-            if not 0 <= share <= 1:
-                raise bad("warmup", what, share, "a number from 0 to 1")
-        if epochs < 0 or batch_size < 1 or learning_rate <= 0:
-            raise bad(
-                "warmup",
-                "epochs, batch_size, learning_rate",
-                (epochs, batch_size, learning_rate),
-                "0, 1, above 0",
-            )
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
         self.weight_decay, self.gap_share = weight_decay, gap_share
         self.sift_share, self.skim_share = sift_share, skim_share

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from temporal.ranges import Checked
 from temporal.readers.base import Chunk, Reader, Task
 
 Split = Literal["train", "validation", "test"]
@@ -85,7 +86,7 @@ class Sequences:
         return Chunk(torch.from_numpy(tokens).to(device), torch.from_numpy(places).to(device), counts)
 
 
-class Source(ABC):
+class Source(Checked, ABC):
     """A labelled collection of sequences in three splits."""
 
     @property
@@ -102,5 +103,5 @@ class Source(ABC):
     def name(self) -> str:
         """A short name for points and plots."""
 
-    def equip(self, reader: Reader) -> None:  # noqa: B027 - tokens need nothing
+    def equip(self, reader: Reader) -> None:
         """Give a reader what it looks its observations up in, where that is more than the reader itself."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
 from temporal.data.base import SPLITS, Sequences, Source, Split
 from temporal.errors import bad
+from temporal.ranges import Range, Seed, Tokens
 from temporal.readers.base import Task
+
+NumSequences = Annotated[int, Range(ge=4, le=10_000_000)]
+NumClasses = Annotated[int, Range(ge=2, le=10_000)]
+Noise = Annotated[int, Range(ge=1, le=1_000_000)]
+MOST_TOKENS = 100_000_000  # of a split: 800 MB
 
 
 class NeedleSource(Source):
@@ -24,12 +32,16 @@ class NeedleSource(Source):
     """
 
     def __init__(
-        self, num_sequences: int = 512, length: int = 32, num_classes: int = 4, noise: int = 16, seed: int = 0
+        self,
+        num_sequences: NumSequences = 512,
+        length: Tokens = 32,
+        num_classes: NumClasses = 4,
+        noise: Noise = 16,
+        seed: Seed = 0,
     ) -> None:
-        if min(num_sequences // 4, length, noise, num_classes - 1) < 1:
-            raise bad(
-                "NeedleSource", "sizes", (num_sequences, length, num_classes, noise), "4, 1, 2, 1 or more"
-            )
+        if num_sequences * length > MOST_TOKENS:
+            got = f"{num_sequences} x {length}"
+            raise bad("NeedleSource", "num_sequences x length", got, f"{MOST_TOKENS:,} tokens or fewer")
         self._task = Task(
             1 + num_classes + noise, tuple(f"class{i}" for i in range(num_classes)), length, length
         )

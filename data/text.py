@@ -9,7 +9,7 @@ import tempfile
 from array import array
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from temporal.data.base import SPLITS, Sequences, Source, Split
 from temporal.data.tables import SHARES, Table, find_tables, open_tables
 from temporal.data.tokens import count_ids, encode, make_tokenizer
 from temporal.errors import bad, reason
+from temporal.ranges import Inner, Range, Seed, Text, Tokens
 from temporal.readers.base import Task
 
 PARTS = ("tokens", "offsets", "labels")
@@ -33,6 +34,9 @@ class _Encoded(NamedTuple):
     classes: tuple[str, ...]
     mean_length: float
     max_length: int
+
+
+Vocabulary = Annotated[int, Range(ge=2, le=10_000_000)]
 
 
 class TextSource(Source):
@@ -58,24 +62,17 @@ class TextSource(Source):
 
     def __init__(
         self,
-        path: str,
-        text_column: str = "text",
-        label_column: str = "label",
-        tokenizer: str = "words",
-        vocabulary_size: int = 20000,
-        max_tokens: int = 1000,
-        validation_share: float = SHARES["validation"],
-        test_share: float = SHARES["test"],
+        path: Text,
+        text_column: Text = "text",
+        label_column: Text = "label",
+        tokenizer: Text = "words",
+        vocabulary_size: Vocabulary = 20000,
+        max_tokens: Tokens = 1000,
+        validation_share: Inner = SHARES["validation"],
+        test_share: Inner = SHARES["test"],
         skip_bad: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
-        for what, share in (("validation_share", validation_share), ("test_share", test_share)):
-            if not 0 < share < 1:
-                raise bad("data", what, share, "a number above 0 and below 1")
-        if vocabulary_size < 2 or max_tokens < 1:
-            raise bad(
-                "data", "vocabulary_size and max_tokens", (vocabulary_size, max_tokens), "2 and 1 or more"
-            )
         if tokenizer != "words" and vocabulary_size != 20000:
             raise bad(
                 "data",

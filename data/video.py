@@ -23,6 +23,7 @@ from temporal.data.probes import Extent, measure, probe_all
 from temporal.data.tables import SHARES
 from temporal.data.text import cache_folder
 from temporal.errors import UserError, bad
+from temporal.ranges import Inner, Seed, Text, Tokens
 from temporal.readers.base import Reader, Task
 
 T = TypeVar("T")
@@ -73,25 +74,20 @@ class VideoSource(Source):
 
     def __init__(
         self,
-        path: str,
-        path_column: str = "path",
-        label_column: str = "label",
-        start_column: str = "start",
-        end_column: str = "end",
-        truth_column: str = "truth",
-        split_column: str = "split",
-        num_frames: int = 64,
-        root: str = "",
-        validation_share: float = SHARES["validation"],
-        test_share: float = SHARES["test"],
+        path: Text,
+        path_column: Text = "path",
+        label_column: Text = "label",
+        start_column: Text = "start",
+        end_column: Text = "end",
+        truth_column: Text = "truth",
+        split_column: Text = "split",
+        num_frames: Tokens = 64,
+        root: Text = "",
+        validation_share: Inner = SHARES["validation"],
+        test_share: Inner = SHARES["test"],
         skip_bad: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
-        for what, share in (("validation_share", validation_share), ("test_share", test_share)):
-            if not 0 < share < 1:
-                raise bad("data", what, share, "a number above 0 and below 1")
-        if num_frames < 1:
-            raise bad("data", "num_frames", num_frames, "a whole number from 1 up")
         self._name = Path(path).resolve().stem
         self._num_frames, self._skip_bad, self.num_skipped = num_frames, skip_bad, 0
         columns = Columns(path_column, label_column, start_column, end_column, truth_column, split_column)

@@ -9,9 +9,10 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from temporal.errors import UserError, bad, reason
+from temporal.ranges import Count, Flops, NonNegative, Range, Seed, Workers, option
 
 EPILOG = "`temporal COMMAND --help` says more. Mistakes are told in one line (exit 2); --debug shows where they arose."
 
@@ -19,7 +20,8 @@ EPILOG = "`temporal COMMAND --help` says more. Mistakes are told in one line (ex
 SECTIONS = ("config", "data", "reader", "agent", "training", "evaluation", "chunk", "num_slots", "device")
 """Settings of an experiment, which train and cost take besides their own options."""
 
-NUMBERS = {"int": "a whole number", "float": "a number"}
+Wait = Annotated[float, Range(gt=0, le=1e6)]
+DoomClips = Annotated[int, Range(ge=10, le=1_000_000)]
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,8 +35,8 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError in place of argparse's message."""
         where = self.prog.removeprefix("temporal").strip() or "command"
         options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-        if found := re.fullmatch(r"argument (\S+?)(?:/\S+)?: invalid (int|float) value: '(.*)'", message):
-            raise bad(where, found[1], found[3], NUMBERS[found[2]])
+        if found := re.fullmatch(r"argument (\S+?)(?:/\S+)?: (got .*; expected .*)", message, re.DOTALL):
+            raise UserError(f"{where}: {found[1]}, {found[2]}")
         if found := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
             raise bad(where, "name", found[1], f"one of {', '.join(COMMANDS)}", COMMANDS)
         if found := re.match(r"argument (\S+): expected (.*?) arguments?$", message):
@@ -63,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train by a YAML. Any setting can be overridden: --agent.hidden_size 32, --training.updates 0.",
     )
     train.add_argument("config", help="a YAML file, or the name of a shipped one (`temporal list`)")
-    train.add_argument("--seed", type=int, help="of everything random")
+    train.add_argument("--seed", type=option(Seed), help="of everything random")
     train.add_argument("--out", help="run folder; runs/CONFIG-seedN when left out")
     train.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder, if there is one"
@@ -102,16 +104,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="txt, parquet, csv, jsonl files; videos, globs, manifests of them (txt, csv, jsonl); folders",
     )
     budget = score.add_mutually_exclusive_group()
-    budget.add_argument("--tokens", type=float, help="most tokens read of each text")
-    budget.add_argument("--frames", type=int, help="most frames looked at in each video")
-    budget.add_argument("--flops", type=float, help="most FLOPs spent on each text or video")
-    score.add_argument("--price", type=float, help="of one full reading; the lowest trained on when left out")
+    budget.add_argument("--tokens", type=option(Count), help="most tokens read of each text")
+    budget.add_argument("--frames", type=option(Count), help="most frames looked at in each video")
+    budget.add_argument("--flops", type=option(Flops), help="most FLOPs spent on each text or video")
+    score.add_argument(
+        "--price", type=option(NonNegative), help="of one full reading; the lowest trained on when left out"
+    )
     score.add_argument("--out", default="scores.parquet", help="parquet file of results")
     score.add_argument("--text-column", help="of tables; text when left out")
-    score.add_argument("--workers", type=int, help="processes that decode videos; one for each core but one")
+    score.add_argument(
+        "--workers", type=option(Workers), help="processes that decode videos; one for each core but one"
+    )
     score.add_argument(
         "--seconds-per-file",
-        type=float,
+        type=option(Wait),
         help="that decoding a video may take, or it is given up; 60 when left out",
     )
     score.add_argument(
@@ -127,18 +133,18 @@ def make_parser() -> argparse.ArgumentParser:
         description="Walks through maps of a game in which one of eight monsters appears; needs the extra [doom].",
     )
     doom.add_argument("out", metavar="OUT", help="folder; what was rendered there before is kept")
-    doom.add_argument("--clips", type=int, default=4000, help="in all three splits")
-    doom.add_argument("--seed", type=int, default=0, help="the same seed makes the same bytes")
-    doom.add_argument("--workers", type=int, help="processes; one for each core")
+    doom.add_argument("--clips", type=option(DoomClips), default=4000, help="in all three splits")
+    doom.add_argument("--seed", type=option(Seed), default=0, help="the same seed makes the same bytes")
+    doom.add_argument("--workers", type=option(Workers), help="processes; one for each core")
 
     strips = commands.add_parser("strips", help="draw the frames that an agent looks at in some test videos")
     strips.add_argument("run", help="run folder")
-    strips.add_argument("--clips", type=int, default=4, help="how many, drawn from test")
-    strips.add_argument("--seed", type=int, default=0, help="of the drawing")
+    strips.add_argument("--clips", type=option(Count), default=4, help="how many, drawn from test")
+    strips.add_argument("--seed", type=option(Seed), default=0, help="of the drawing")
     strips.add_argument(
-        "--price", type=float, help="of one full reading; the middle of the range when left out"
+        "--price", type=option(NonNegative), help="of one full reading; the middle of the range when left out"
     )
-    strips.add_argument("--frames", type=int, help="most frames looked at in each")
+    strips.add_argument("--frames", type=option(Count), help="most frames looked at in each")
     strips.add_argument("--out", default="strips.png", help="png or svg")
     strips.add_argument(
         "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +37,6 @@ from temporal.scoring import score_inputs
 from temporal.watching import Budget, score_videos
 
 SECONDS_PER_FILE = 60.0  # that a video may take to decode
-LONGEST_SECONDS = 1e6
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -168,13 +166,6 @@ def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
     """Score texts or videos, whichever the run reads; prints what was done."""
-    for what, least in (("tokens", 1), ("frames", 1), ("flops", 1), ("price", 0), ("workers", 1)):
-        value = getattr(options, what)
-        if value is not None and not least <= value < math.inf:
-            raise bad("score", f"--{what}", value, f"a finite number from {least} up")
-    if options.seconds_per_file is not None and not 0 < options.seconds_per_file <= LONGEST_SECONDS:
-        expected = f"a number above 0, at most {LONGEST_SECONDS:g}"
-        raise bad("score", "--seconds-per-file", options.seconds_per_file, expected)
     run = runs.load(Path(options.run), options.trust)
     if isinstance(run.reader, FrameReader):
         _score_videos(run, options)
@@ -263,10 +254,6 @@ def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
     """Draw where an agent looks; prints the file."""
-    for what, least in (("price", 0), ("frames", 1)):
-        value = getattr(options, what)
-        if value is not None and not least <= value < math.inf:
-            raise bad("strips", f"--{what}", value, f"a finite number from {least} up")
     run = runs.load(Path(options.run), options.trust)
     with _preparing():
         experiment = run.experiment()

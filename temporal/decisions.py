@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from temporal.errors import bad
+from temporal.ranges import BelowOne, Checked, Places, Range, Text, TokensOrNone
 
 
 class Choice(NamedTuple):
@@ -38,7 +39,7 @@ class Situation(NamedTuple):
     observations: Tensor
 
 
-class Decision(ABC):
+class Decision(Checked, ABC):
     """One component of an action: a choice among `num_options`."""
 
     name: str
@@ -61,7 +62,7 @@ class Decision(ABC):
         """The option that reads on in full, or comes nearest to it."""
         return 0
 
-    def check(self, modes: Sequence[str]) -> None:  # noqa: B027 - most decisions fit every reader
+    def check(self, modes: Sequence[str]) -> None:
         """Raise UserError where a reader of these modes cannot do it."""
 
 
@@ -91,9 +92,9 @@ class Jump(Decision):
 
     name = "move"
 
-    def __init__(self, sizes: tuple[int, ...] = (0, 8, 16, 32)) -> None:
-        if not sizes or min(sizes) < 0 or len(set(sizes)) != len(sizes):
-            raise bad("Jump", "sizes", list(sizes), "different whole numbers from 0 up")
+    def __init__(self, sizes: tuple[TokensOrNone, ...] = (0, 8, 16, 32)) -> None:
+        if not sizes or len(set(sizes)) != len(sizes):
+            raise bad("Jump", "sizes", list(sizes), "one or more, all different")
         self.sizes = tuple(sizes)
 
     @property
@@ -111,6 +112,10 @@ class Jump(Decision):
         return choice._replace(advance=torch.tensor(self.sizes, device=option.device)[option])
 
 
+AdvanceLimit = Annotated[int, Range(ge=1, le=1_000_001)]
+"""Jumps to any place of the longest sequence."""
+
+
 class Advance(Decision):
     """Pass over any number of tokens unread, then read: what rules use that know where to go.
 
@@ -120,9 +125,7 @@ class Advance(Decision):
 
     name = "move"
 
-    def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise bad("Advance", "limit", limit, "a whole number from 1 up")
+    def __init__(self, limit: AdvanceLimit) -> None:
         self.limit = limit
 
     @property
@@ -146,9 +149,7 @@ class Place(Decision):
     anywhere = True
     every_step = True
 
-    def __init__(self, num_places: int = 64) -> None:
-        if num_places < 1:
-            raise bad("Place", "num_places", num_places, "a whole number from 1 up")
+    def __init__(self, num_places: Places = 64) -> None:
         self.num_places = num_places
 
     @property
@@ -213,9 +214,9 @@ class Mode(Decision):
 
     name = "mode"
 
-    def __init__(self, names: tuple[str, ...] = ("skim", "full")) -> None:
+    def __init__(self, names: tuple[Text, ...] = ("skim", "full")) -> None:
         if not names or len(set(names)) != len(names):
-            raise bad("Mode", "names", list(names), "different names of modes")
+            raise bad("Mode", "names", list(names), "one or more, all different")
         self.names = tuple(names)
 
     @property
@@ -253,9 +254,9 @@ class Sift(Decision):
 
     name = "sift"
 
-    def __init__(self, levels: tuple[float, ...] = (0.0, 0.5, 0.75)) -> None:
-        if not levels or len(set(levels)) != len(levels) or not all(0 <= level < 1 for level in levels):
-            raise bad("Sift", "levels", list(levels), "different numbers from 0 to below 1")
+    def __init__(self, levels: tuple[BelowOne, ...] = (0.0, 0.5, 0.75)) -> None:
+        if not levels or len(set(levels)) != len(levels):
+            raise bad("Sift", "levels", list(levels), "one or more, all different")
         self.levels = tuple(levels)
 
     @property

@@ -35,6 +35,7 @@ from temporal.data.text import TextSource  # noqa: F401 - known by short name in
 from temporal.data.video import VideoSource  # noqa: F401 - known by short name in YAML
 from temporal.decisions import Decision, Sift
 from temporal.errors import UserError, bad, reason
+from temporal.ranges import Batch, Chunk, Seed, Text, check, checked, parts, settings
 from temporal.readers import Reader, Task
 from temporal.readers.frames import FrameEncoder
 from temporal.readers.video import FrameReader
@@ -46,6 +47,7 @@ KINDS: dict[str, type] = {
 """What a YAML can name classes of."""
 
 
+@checked
 @dataclass
 class Experiment:
     """All that defines a run.
@@ -67,16 +69,10 @@ class Experiment:
     agent: Callable[[Task, Reader], PolicyAgent]
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
-    chunk: int = 4
-    num_slots: int = 64
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.chunk < 1 or self.num_slots < 1:
-            raise bad(
-                "experiment", "chunk and num_slots", (self.chunk, self.num_slots), "whole numbers from 1 up"
-            )
+    chunk: Chunk = 4
+    num_slots: Batch = 64
+    seed: Seed = 0
+    device: Text = "auto"
 
     def build(self, task: Task | None = None) -> tuple[Reader, PolicyAgent]:
         """A reader and an agent with fresh weights by seed, on the device.
@@ -101,9 +97,9 @@ def pick_device(name: str) -> torch.device:
         return found
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).tolist()  # of what holds no numbers (meta) there are none to see
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0][:150]
         raise bad(
             "experiment", "device", name, f"auto, cpu or an accelerator that is there ({reason})"
         ) from None
@@ -159,11 +155,36 @@ def parse(arguments: list[str]) -> Namespace:
         UserError: an unknown key, class or type, in one line.
     """
     try:
-        return make_parser().parse_args(arguments)
+        parsed = make_parser().parse_args(arguments)
     except UserError:
         raise
     except Exception as error:  # jsonargparse raises its own error and argparse's
         raise complaint(str(error) or type(error).__name__) from None
+    check_ranges(parsed)
+    return parsed
+
+
+def check_ranges(parsed: Namespace) -> None:
+    """Raise UserError for the first setting of a parsed configuration outside its range, by its dotted name."""
+    _check_parts(parsed, Experiment, "")
+
+
+def _check_parts(given: Namespace, of: type, key: str) -> None:
+    """Raise UserError for a setting outside its range; of a class that is built later, too."""
+    for name, kind in settings(of).items():
+        if name in given:
+            _check_setting(given[name], kind, f"{key}.{name}".lstrip("."))
+
+
+def _check_setting(value: Any, kind: Any, key: str) -> None:
+    if isinstance(value, Namespace) and "class_path" in value:
+        if value.get("init_args"):
+            _check_parts(value["init_args"], pkgutil.resolve_name(value["class_path"]), key)
+    elif isinstance(value, list | tuple) and any(isinstance(each, Namespace) for each in value):
+        for place, each in enumerate(value):
+            _check_setting(each, kind, f"{key}[{place}]")
+    else:
+        check("config", key, kind, value)
 
 
 def instantiate(parsed: Namespace) -> Experiment:
@@ -210,6 +231,9 @@ WORDS = {
 }
 
 
+FILLED = ("task", "reader")
+"""Arguments of constructors that the program fills in."""
+
 ENDS = {
     "data": Source,
     "reader": Reader,
@@ -247,6 +271,7 @@ def complaint(text: str) -> UserError:
     if found := re.search(r"Expected a (<.*?>|typing\.Literal\[.*?\]|tuple with \d+ elements)", text):
         choices = re.findall(r"'(\w+)'", found[1]) if "Literal" in found[1] else []
         expected = f"one of {', '.join(choices)}" if choices else WORDS.get(found[1], f"a {found[1]}")
+        expected = expected.replace("a tuple", "a list")
         return bad("config", key or "value", value, expected, choices)
     return UserError(f"config: {text if len(text) <= 300 else text[:297] + '...'}")
 
@@ -266,10 +291,24 @@ def concrete(kind: type) -> list[type]:
     return [c for c in found if not inspect.isabstract(c) and c.__module__.startswith("temporal.")]
 
 
+def nameable() -> list[type]:
+    """Every class that a YAML can name: those of all kinds, and what their constructors take, down to the leaves."""
+    found: dict[type, None] = {}
+    waiting: list[type] = [Experiment, *KINDS.values()]
+    while waiting:
+        new = [each for each in concrete(waiting.pop()) if each not in found]
+        found |= dict.fromkeys(new)
+        for each in new:
+            waiting += [
+                part for name, kind in settings(each).items() if name not in FILLED for part in parts(kind)
+            ]
+    return list(found)
+
+
 def _settings(class_path: str) -> list[str]:
     """What the constructor of a class takes, less what the program fills in."""
     parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
-    return [name for name in parameters if name not in ("task", "reader")]
+    return [name for name in parameters if name not in FILLED]
 
 
 def check_trusted(config: dict[str, Any], where: str) -> None:

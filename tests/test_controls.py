@@ -272,7 +272,7 @@ def test_no_rule_that_only_halts_beats_hindsight(reader: Reader) -> None:
         (lambda: Confidence(1.2), "Confidence: threshold, got 1.2; expected a number from 0 to 1"),
         (
             lambda: Sifting(ReadAll(), 1.0),
-            "Sift: levels, got [1.0]; expected different numbers from 0 to below 1",
+            "Sift: levels, got [1.0]; expected a list of numbers from 0 to below 1",
         ),
     ],
 )

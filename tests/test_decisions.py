@@ -117,23 +117,26 @@ def test_a_scheme_without_halting() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Jump(()), "Jump: sizes, got []; expected different whole numbers from 0 up"),
-        (lambda: Jump((0, -1)), "Jump: sizes, got [0, -1]; expected different whole numbers from 0 up"),
-        (lambda: Jump((4, 4)), "Jump: sizes, got [4, 4]; expected different whole numbers from 0 up"),
-        (lambda: Advance(0), "Advance: limit, got 0; expected a whole number from 1 up"),
-        (lambda: Mode(()), "Mode: names, got []; expected different names of modes"),
+        (lambda: Jump(()), "Jump: sizes, got []; expected one or more, all different"),
+        (
+            lambda: Jump((0, -1)),
+            "Jump: sizes, got [0, -1]; expected a list of whole numbers from 0 to 1,000,000",
+        ),
+        (lambda: Jump((4, 4)), "Jump: sizes, got [4, 4]; expected one or more, all different"),
+        (lambda: Advance(0), "Advance: limit, got 0; expected a whole number from 1 to 1,000,001"),
+        (lambda: Mode(()), "Mode: names, got []; expected one or more, all different"),
         (
             lambda: Mode(("full", "full")),
-            "Mode: names, got ['full', 'full']; expected different names of modes",
+            "Mode: names, got ['full', 'full']; expected one or more, all different",
         ),
-        (lambda: Sift(()), "Sift: levels, got []; expected different numbers from 0 to below 1"),
+        (lambda: Sift(()), "Sift: levels, got []; expected one or more, all different"),
         (
             lambda: Sift((0.5, 1.0)),
-            "Sift: levels, got [0.5, 1.0]; expected different numbers from 0 to below 1",
+            "Sift: levels, got [0.5, 1.0]; expected a list of numbers from 0 to below 1",
         ),
         (
             lambda: Sift((0.5, 0.5)),
-            "Sift: levels, got [0.5, 0.5]; expected different numbers from 0 to below 1",
+            "Sift: levels, got [0.5, 0.5]; expected one or more, all different",
         ),
     ],
 )

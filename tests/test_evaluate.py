@@ -209,11 +209,16 @@ def test_progress_counts_every_trial() -> None:
         assert {total for _, _, total in calls} == {len(calls)}
 
 
-@pytest.mark.parametrize("settings", [{"num_settings": 1}, {"floor": 0.0}, {"limit": 0}])
-def test_settings_out_of_range(settings: dict[str, float]) -> None:
-    got = {"num_settings": 16, "floor": 0.02, "limit": None, **settings}
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_settings": 1}, "num_settings, got 1; expected a whole number from 2 to 1,000"),
+        ({"floor": 0.0}, "floor, got 0.0; expected a number above 0 and below 1"),
+        ({"limit": 0}, "limit, got 0; expected a whole number from 1 to 1,000,000,000, or null"),
+        ({"prices": (2.0, 1.0)}, "prices, got [2.0, 1.0]; expected the lower first"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError) as error:
         Evaluation(**settings)  # type: ignore[arg-type]
-    assert str(error.value) == (
-        f"evaluation: num_settings, floor, limit, got {tuple(got.values())}; expected 2, within 0 to 1, 1"
-    )
+    assert str(error.value) == f"Evaluation: {message}"

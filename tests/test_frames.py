@@ -508,8 +508,7 @@ def test_preview_settings() -> None:
     with pytest.raises(UserError) as error:
         Thumbnail(height=0)
     assert str(error.value) == (
-        "reader: height, width, extra, grid, channels of the preview, got (0, 64, 0, 0, (8, 16, 24)); "
-        "expected whole numbers from 1 up, extra and grid from 0"
+        "Thumbnail: height, got 0; expected whole numbers from 1 up, extra and grid from 0"
     )
 
 

@@ -153,7 +153,7 @@ def test_skimming_changes_the_first_units_only(cell: Literal["gru", "lstm"]) -> 
 def test_skim_size_out_of_range() -> None:
     with pytest.raises(UserError) as error:
         make_recurrent(TASK, skim_size=11)
-    assert str(error.value) == "reader: skim_size, got 11; expected 1 to hidden_size (10)"
+    assert str(error.value) == "RecurrentReader: skim_size, got 11; expected 1 to hidden_size (10)"
 
 
 # Transformers.
@@ -189,11 +189,17 @@ def test_transformer_memory_is_as_long_as_the_fullest_row() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 18, "num_heads": 4}, "reader: width, got 18; expected an even multiple of num_heads (4)"),
-        ({"width": 15, "num_heads": 3}, "reader: width, got 15; expected an even multiple of num_heads (3)"),
+        (
+            {"width": 18, "num_heads": 4},
+            "TransformerReader: width, got 18; expected an even multiple of num_heads (4)",
+        ),
+        (
+            {"width": 15, "num_heads": 3},
+            "TransformerReader: width, got 15; expected an even multiple of num_heads (3)",
+        ),
         (
             {"capacity": 0},
-            "reader: num_layers, num_heads, ratio, capacity, got (2, 2, 2, 0); expected whole numbers from 1 up",
+            "TransformerReader: capacity, got 0; expected a whole number from 1 to 1,000,000",
         ),
     ],
 )
@@ -219,8 +225,8 @@ def test_read_outs_are_what_they_are_called(make: Callable[..., Reader]) -> None
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((), "reader: readout, got []; expected some of last, max, mean"),
-        (("maxx",), "reader: readout, got 'maxx'; expected some of last, max, mean; did you mean 'max'?"),
+        ((), "ReadOut: parts, got []; expected some of last, max, mean, each once"),
+        (("maxx",), "RecurrentReader: readout, got ['maxx']; expected some of last, max, mean"),
     ],
 )
 def test_unknown_read_out(parts: tuple[str, ...], message: str) -> None:

@@ -457,7 +457,7 @@ def test_gates_can_be_fitted() -> None:
 def test_a_scale_of_nothing_is_refused() -> None:
     with pytest.raises(UserError) as error:
         GateFit(scale=0.0)
-    assert str(error.value) == "GateFit: scale, got 0.0; expected a number above 0"
+    assert str(error.value) == "GateFit: scale, got 0.0; expected a number above 0, at most 1,000,000"
 
 
 def test_gates_need_losses_to_open_by() -> None:

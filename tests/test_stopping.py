@@ -228,16 +228,8 @@ def test_learns_the_best_rule_for_every_price(method: Method) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"updates": -1},
-            "stopping: updates, batch_size, sequences, learning_rate, variety, got (-1, 256, 4000, 0.002, 0.5); "
-            "expected 0, 1, 1 or more, above 0, 0 to 1",
-        ),
-        (
-            {"variety": 1.5},
-            "stopping: updates, batch_size, sequences, learning_rate, variety, got (800, 256, 4000, 0.002, 1.5); "
-            "expected 0, 1, 1 or more, above 0, 0 to 1",
-        ),
+        ({"updates": -1}, "StoppingFit: updates, got -1; expected a whole number from 0 to 10,000,000"),
+        ({"variety": 1.5}, "StoppingFit: variety, got 1.5; expected a number from 0 to 1"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:

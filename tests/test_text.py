@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -480,17 +481,6 @@ ENDINGS = "(.parquet, .csv, .jsonl, .json)"
             {"test_share": 0.5},
             "test_share, got 0.5; expected no value: there is a test split",
         ),
-        ({"train": PAIR}, {"test_share": 1.0}, "test_share, got 1.0; expected a number above 0 and below 1"),
-        (
-            {"train": PAIR},
-            {"validation_share": float("nan")},
-            "validation_share, got nan; expected a number above 0 and below 1",
-        ),
-        (
-            {"train": PAIR},
-            {"max_tokens": 0},
-            "vocabulary_size and max_tokens, got (20000, 0); expected 2 and 1 or more",
-        ),
         (
             {"test": PAIR},
             {},
@@ -505,6 +495,18 @@ def test_a_bad_folder(
 ) -> None:
     place = folder(tmp_path, ending, **splits)
     assert fails(str(place), **settings) == "data: " + message.format(path=place, ending=ending)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"test_share": 1.0}, "test_share, got 1.0; expected a number above 0 and below 1"),
+        ({"validation_share": math.nan}, "validation_share, got nan; expected a number above 0 and below 1"),
+        ({"max_tokens": 0}, "max_tokens, got 0; expected a whole number from 1 to 1,000,000"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    assert fails("anywhere", **settings) == f"TextSource: {message}"
 
 
 def test_a_split_of_which_nothing_is_left(tmp_path: Path) -> None:

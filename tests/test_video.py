@@ -536,8 +536,14 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         f"data: {tmp_path}/none.txt, got no row; expected one or more videos"
     )
     assert fails(str(empty), root="nowhere") == "data: root, got 'nowhere'; expected a folder that exists"
-    assert fails(str(empty), num_frames=0) == "data: num_frames, got 0; expected a whole number from 1 up"
-    assert fails(str(empty), test_share=1) == "data: test_share, got 1; expected a number above 0 and below 1"
+    assert (
+        fails(str(empty), num_frames=0)
+        == "VideoSource: num_frames, got 0; expected a whole number from 1 to 1,000,000"
+    )
+    assert (
+        fails(str(empty), test_share=1)
+        == "VideoSource: test_share, got 1; expected a number above 0 and below 1"
+    )
 
 
 def test_splits_and_classes_that_do_not_do(tmp_path: Path) -> None:

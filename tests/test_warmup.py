@@ -210,13 +210,13 @@ def test_salience_needs_labels() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gap_share": 1.5}, "warmup: gap_share, got 1.5; expected a number from 0 to 1"),
-        ({"sift_share": -0.5}, "warmup: sift_share, got -0.5; expected a number from 0 to 1"),
-        ({"skim_share": 2.0}, "warmup: skim_share, got 2.0; expected a number from 0 to 1"),
-        ({"last_weight": 1.1}, "warmup: last_weight, got 1.1; expected a number from 0 to 1"),
+        ({"gap_share": 1.5}, "Warmup: gap_share, got 1.5; expected a number from 0 to 1"),
+        ({"sift_share": -0.5}, "Warmup: sift_share, got -0.5; expected a number from 0 to 1"),
+        ({"skim_share": 2.0}, "Warmup: skim_share, got 2.0; expected a number from 0 to 1"),
+        ({"last_weight": 1.1}, "Warmup: last_weight, got 1.1; expected a number from 0 to 1"),
         (
             {"epochs": -1},
-            "warmup: epochs, batch_size, learning_rate, got (-1, 32, 0.002); expected 0, 1, above 0",
+            "Warmup: epochs, got -1; expected a whole number from 0 to 10,000,000",
         ),
     ],
 )

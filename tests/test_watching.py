@@ -373,24 +373,24 @@ def test_a_budget_in_flops_is_never_exceeded(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "0"], "score: --frames, got 0; expected a finite number from 1 up"),
-        (["--frames", "2.5"], "score: --frames, got '2.5'; expected a whole number"),
+        (["--frames", "0"], "score: --frames, got 0; expected a whole number from 1 to 1,000,000,000"),
+        (["--frames", "2.5"], "score: --frames, got '2.5'; expected a whole number from 1 to 1,000,000,000"),
         (["--frames", "1", "--flops", "1e9"], "score: --flops, got --frames as well; expected one of them"),
-        (["--tokens", "3"], "score: --tokens, got 3.0; expected no such option, for the run reads videos"),
+        (["--tokens", "3"], "score: --tokens, got 3; expected no such option, for the run reads videos"),
         (
             ["--text-column", "x"],
             "score: --text-column, got 'x'; expected no such option, for the run reads videos",
         ),
-        (["--workers", "0"], "score: --workers, got 0; expected a finite number from 1 up"),
+        (["--workers", "0"], "score: --workers, got 0; expected a whole number from 1 to 256"),
         (
             ["--seconds-per-file", "0"],
-            "score: --seconds-per-file, got 0.0; expected a number above 0, at most 1e+06",
+            "score: --seconds-per-file, got 0.0; expected a number above 0, at most 1,000,000",
         ),
         (
             ["--seconds-per-file", "nan"],
-            "score: --seconds-per-file, got nan; expected a number above 0, at most 1e+06",
+            "score: --seconds-per-file, got nan; expected a number above 0, at most 1,000,000",
         ),
-        (["--price", "-1"], "score: --price, got -1.0; expected a finite number from 0 up"),
+        (["--price", "-1"], "score: --price, got -1.0; expected a number from 0 to 1,000,000"),
     ],
 )
 def test_mistakes_in_options(

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from temporal.ranges import Checked
+
 State = tuple[Tensor, ...]
 """What a reader remembers: tensors whose first axis is the slot; the second may grow with reading."""
 
@@ -149,7 +151,7 @@ def sift(tokens: Tensor, positions: Tensor, keep: Bool[Tensor, "... width"]) -> 
     return tokens.gather(-1, order) * real, positions.gather(-1, order) * real, counts
 
 
-class Reader(nn.Module, ABC):
+class Reader(Checked, nn.Module, ABC):
     """A network that reads a sequence one observation at a time.
 
     The contract (tests/contracts/reader.py): `replay` equals repeated `step` to 1e-5 for any lengths, modes and

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from temporal.cost import linear_flops
 from temporal.errors import UserError, bad
+from temporal.ranges import Checked, Pixels, Range, Text, Units, UnitsOrNone
 
-VIEW = re.compile(r"([1-9]\d*)px(?:_([1-9]\d*)x([1-9]\d*))?")
+VIEW = re.compile(r"([1-9]\d{0,3})px(?:_([1-9])x([1-9]))?")
 SLICE = 16  # frames encoded together; beyond it the layers of a small network leave a CPU's cache
 MODEL_FILES = (  # one of each line
     ("config.json",),
@@ -113,7 +114,7 @@ def parse_views(names: Sequence[str]) -> tuple[View, ...]:
 # Encoders.
 
 
-class FrameEncoder(nn.Module, ABC):
+class FrameEncoder(Checked, nn.Module, ABC):
     """A network from the pixels of a frame to a vector, frozen or fine-tuned.
 
     It stays in evaluation mode even when the reader trains: which frames are seen changes with the agent, and
@@ -255,7 +256,7 @@ class ImageModel(FrameEncoder):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: str, frozen: bool = True) -> None:
+    def __init__(self, model: Text, frozen: bool = True) -> None:
         _check_folder(Path(model))
         try:
             normalisation = _normalisation(model)
@@ -359,7 +360,10 @@ def thumbnail(
     return resize(pixels, height, width)
 
 
-class Thumbnail(nn.Module):
+Grid = Annotated[int, Range(ge=0, le=64)]
+
+
+class Thumbnail(Checked, nn.Module):
     """The preview of a frame: a thumbnail through a tiny convolutional network, with about 1.1 MFLOPs.
 
     Three convolutions that halve the sides, then the maximum and the mean of each channel: what is small in the
@@ -376,17 +380,15 @@ class Thumbnail(nn.Module):
 
     def __init__(
         self,
-        height: int = 48,
-        width: int = 64,
-        extra: int = 0,
-        grid: int = 0,
-        channels: Sequence[int] = (8, 16, 24),
+        height: Pixels = 48,
+        width: Pixels = 64,
+        extra: UnitsOrNone = 0,
+        grid: Grid = 0,
+        channels: tuple[Units, ...] = (8, 16, 24),
     ) -> None:
         super().__init__()
-        if min(height, width, *channels) < 1 or min(extra, grid) < 0:
-            got = (height, width, extra, grid, tuple(channels))
-            expected = "whole numbers from 1 up, extra and grid from 0"
-            raise bad("reader", "height, width, extra, grid, channels of the preview", got, expected)
+        if not channels:
+            raise bad("Thumbnail", "channels", list(channels), "one or more")
         self.height, self.width, self.grid = height, width, grid
         layers: list[nn.Module] = []
         for before, after in pairwise((3, *channels)):

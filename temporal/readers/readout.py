@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from temporal.errors import bad
 from temporal.readers.base import Reads, State
 
-KINDS = ("last", "max", "mean")
+Part = Literal["last", "max", "mean"]
 LOWEST = -1e4  # below any output; a finite start keeps gradients finite
 
 
@@ -23,12 +25,9 @@ class ReadOut:
         width: size of one output.
     """
 
-    def __init__(self, parts: tuple[str, ...], width: int) -> None:
-        for part in parts:
-            if part not in KINDS:
-                raise bad("reader", "readout", part, f"some of {', '.join(KINDS)}", KINDS)
-        if not parts:
-            raise bad("reader", "readout", list(parts), f"some of {', '.join(KINDS)}")
+    def __init__(self, parts: tuple[Part, ...], width: int) -> None:
+        if not parts or len(set(parts)) < len(parts):
+            raise bad("ReadOut", "parts", list(parts), f"some of {', '.join(get_args(Part))}, each once")
         self.parts = parts
         self.width = width
         self.size = len(parts) * width

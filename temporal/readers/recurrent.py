@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from temporal.cost import cell_flops, linear_flops
 from temporal.errors import bad
+from temporal.ranges import BelowOne, Units
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
-from temporal.readers.readout import ReadOut
+from temporal.readers.readout import Part, ReadOut
 
 SKIM, FULL = 1, 2
 PADDING = 100  # cells of padding in a batch of chunks that take a GRU about as long as packing does
@@ -31,9 +32,9 @@ class RecurrentReader(Reader):
         hidden_size: units of the cell.
         skim_size: units that skimming updates, 1 to hidden_size.
         readout: parts of the read-out, of last, max, mean.
-        embedding_dropout: share of embedding entries zeroed in training, 0 to 1.
-        token_dropout: share of tokens replaced by padding in training, 0 to 1.
-        summary_dropout: share of read-out entries zeroed in training, 0 to 1.
+        embedding_dropout: share of embedding entries zeroed in training, 0 to below 1.
+        token_dropout: share of tokens replaced by padding in training, 0 to below 1.
+        summary_dropout: share of read-out entries zeroed in training, 0 to below 1.
     """
 
     modes = ("copy", "skim", "full")
@@ -42,17 +43,17 @@ class RecurrentReader(Reader):
         self,
         task: Task,
         cell: Literal["gru", "lstm"] = "gru",
-        embedding_size: int = 128,
-        hidden_size: int = 128,
-        skim_size: int = 16,
-        readout: tuple[str, ...] = ("max", "mean"),
-        embedding_dropout: float = 0.2,
-        token_dropout: float = 0.1,
-        summary_dropout: float = 0.3,
+        embedding_size: Units = 128,
+        hidden_size: Units = 128,
+        skim_size: Units = 16,
+        readout: tuple[Part, ...] = ("max", "mean"),
+        embedding_dropout: BelowOne = 0.2,
+        token_dropout: BelowOne = 0.1,
+        summary_dropout: BelowOne = 0.3,
     ) -> None:
         super().__init__(task)
-        if not 1 <= skim_size <= hidden_size:
-            raise bad("reader", "skim_size", skim_size, f"1 to hidden_size ({hidden_size})")
+        if skim_size > hidden_size:
+            raise bad("RecurrentReader", "skim_size", skim_size, f"1 to hidden_size ({hidden_size})")
         self.cell = cell
         self.embedding = nn.Embedding(task.vocabulary_size, embedding_size, padding_idx=0)
         nn.init.normal_(self.embedding.weight, std=0.1)

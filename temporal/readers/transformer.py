@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from temporal.cost import attention_flops, linear_flops, transformer_token_flops
 from temporal.errors import bad
+from temporal.ranges import BelowOne, Few, Tokens, Units
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up, put_rows
-from temporal.readers.readout import ReadOut
+from temporal.readers.readout import Part, ReadOut
 
 FULL = 1
 EMBEDDING_STD = 0.1
@@ -34,9 +35,9 @@ class TransformerReader(Reader):
         ratio: hidden units of a layer's perceptron as a multiple of width.
         capacity: most tokens that one sequence may have read when stepping; sizes the memory of a slot.
         readout: parts of the read-out, of last, max, mean.
-        embedding_dropout: share of embedding entries zeroed in training, 0 to 1.
-        token_dropout: share of tokens replaced by padding in training, 0 to 1.
-        summary_dropout: share of read-out entries zeroed in training, 0 to 1.
+        embedding_dropout: share of embedding entries zeroed in training, 0 to below 1.
+        token_dropout: share of tokens replaced by padding in training, 0 to below 1.
+        summary_dropout: share of read-out entries zeroed in training, 0 to below 1.
     """
 
     modes = ("copy", "full")
@@ -44,22 +45,19 @@ class TransformerReader(Reader):
     def __init__(
         self,
         task: Task,
-        width: int = 128,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        ratio: int = 4,
-        capacity: int = 512,
-        readout: tuple[str, ...] = ("max", "mean"),
-        embedding_dropout: float = 0.2,
-        token_dropout: float = 0.1,
-        summary_dropout: float = 0.3,
+        width: Units = 128,
+        num_layers: Few = 2,
+        num_heads: Few = 4,
+        ratio: Few = 4,
+        capacity: Tokens = 512,
+        readout: tuple[Part, ...] = ("max", "mean"),
+        embedding_dropout: BelowOne = 0.2,
+        token_dropout: BelowOne = 0.1,
+        summary_dropout: BelowOne = 0.3,
     ) -> None:
         super().__init__(task)
-        if min(num_layers, num_heads, ratio, capacity) < 1:
-            got = (num_layers, num_heads, ratio, capacity)
-            raise bad("reader", "num_layers, num_heads, ratio, capacity", got, "whole numbers from 1 up")
-        if width < 2 or width % 2 or width % num_heads:
-            raise bad("reader", "width", width, f"an even multiple of num_heads ({num_heads})")
+        if width % 2 or width % num_heads:
+            raise bad("TransformerReader", "width", width, f"an even multiple of num_heads ({num_heads})")
         self.width = width
         self._capacity = capacity
         self._num_token_flops = num_layers * transformer_token_flops(width, ratio)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from temporal.cost import cell_flops, linear_flops, module_flops
 from temporal.errors import bad
+from temporal.ranges import BelowOne, Few, Pixels, Text, Units
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
 from temporal.readers.frames import FrameEncoder, Thumbnail, View, parse_views
 from temporal.readers.readout import ReadOut
@@ -75,8 +76,8 @@ class FrameReader(Reader):
         frame_size: pixels of a side of the square to which frames are decoded; views are cut from it.
         hidden_size: units of what is remembered of each frame.
         preview: tiny network over thumbnails of all frames; none leaves previews out.
-        feature_dropout: share of features zeroed in training, 0 to 1.
-        summary_dropout: share of read-out entries zeroed in training, 0 to 1.
+        feature_dropout: share of features zeroed in training, 0 to below 1.
+        summary_dropout: share of read-out entries zeroed in training, 0 to below 1.
     """
 
     head: nn.Linear
@@ -85,24 +86,19 @@ class FrameReader(Reader):
         self,
         task: Task,
         encoder: FrameEncoder,
-        views: tuple[str, ...] = ("128px",),
-        frame_size: int = 128,
-        hidden_size: int = 192,
+        views: tuple[Text, ...] = ("128px",),
+        frame_size: Pixels = 128,
+        hidden_size: Units = 192,
         preview: Thumbnail | None = None,
-        feature_dropout: float = 0.3,
-        summary_dropout: float = 0.3,
+        feature_dropout: BelowOne = 0.3,
+        summary_dropout: BelowOne = 0.3,
     ) -> None:
         super().__init__(task)
         self.views = parse_views(views)
         self.modes = ("copy", *(view.name for view in self.views))
         self.frame_size = frame_size
-        if hidden_size < 1 or any(view.size > frame_size for view in self.views):
-            raise bad(
-                "reader",
-                "hidden_size, views",
-                (hidden_size, list(views)),
-                f"1, views of {frame_size}px or less",
-            )
+        if any(view.size > frame_size for view in self.views):
+            raise bad(type(self).__name__, "views", list(views), f"{frame_size}px or less, as frame_size")
         self.encoder = encoder
         self.adapters = nn.ModuleList(nn.Linear(encoder.feature_size, hidden_size) for _ in self.views)
         self.when = nn.Linear(2 * NUM_WAVES, hidden_size)
@@ -223,19 +219,21 @@ class AttentiveFrameReader(FrameReader):
         self,
         task: Task,
         encoder: FrameEncoder,
-        views: tuple[str, ...] = ("128px",),
-        frame_size: int = 128,
-        hidden_size: int = 192,
-        num_heads: int = 4,
+        views: tuple[Text, ...] = ("128px",),
+        frame_size: Pixels = 128,
+        hidden_size: Units = 192,
+        num_heads: Few = 4,
         preview: Thumbnail | None = None,
-        feature_dropout: float = 0.3,
-        summary_dropout: float = 0.3,
+        feature_dropout: BelowOne = 0.3,
+        summary_dropout: BelowOne = 0.3,
     ) -> None:
         super().__init__(
             task, encoder, views, frame_size, hidden_size, preview, feature_dropout, summary_dropout
         )
-        if num_heads < 1 or hidden_size % num_heads:
-            raise bad("reader", "num_heads", num_heads, f"a divisor of hidden_size ({hidden_size})")
+        if hidden_size % num_heads:
+            raise bad(
+                "AttentiveFrameReader", "num_heads", num_heads, f"a divisor of hidden_size ({hidden_size})"
+            )
         self.num_heads, self.hidden_size = num_heads, hidden_size
         self.values = nn.Linear(hidden_size, hidden_size)
         self.gates = nn.Linear(hidden_size, 2 * hidden_size)
@@ -305,12 +303,12 @@ class RecurrentFrameReader(FrameReader):
         self,
         task: Task,
         encoder: FrameEncoder,
-        views: tuple[str, ...] = ("128px",),
-        frame_size: int = 128,
-        hidden_size: int = 192,
+        views: tuple[Text, ...] = ("128px",),
+        frame_size: Pixels = 128,
+        hidden_size: Units = 192,
         preview: Thumbnail | None = None,
-        feature_dropout: float = 0.3,
-        summary_dropout: float = 0.3,
+        feature_dropout: BelowOne = 0.3,
+        summary_dropout: BelowOne = 0.3,
     ) -> None:
         super().__init__(
             task, encoder, views, frame_size, hidden_size, preview, feature_dropout, summary_dropout
