@@ -41,7 +41,8 @@ class PolicyAgent(Agent, nn.Module):
         ahead: of how many of the coming positions the preview is shown; for schemes that read on in order.
         lowest_price: prices at or below look alike to the agent; above 0.
         highest_price: prices at or above look alike.
-        dropout: share of hidden units zeroed in learning, 0 to 1.
+        dropout: share of hidden units zeroed while halting is fitted on recorded readings, 0 to 1; policy gradients
+            learn the policy as it acts, without.
     """
 
     def __init__(

@@ -192,8 +192,13 @@ def test_transformer_memory_is_as_long_as_the_fullest_row() -> None:
         ({"width": 18, "num_heads": 4}, "reader: width, got 18; expected an even multiple of num_heads (4)"),
         ({"width": 15, "num_heads": 3}, "reader: width, got 15; expected an even multiple of num_heads (3)"),
         (
-            {"capacity": 0},
-            "reader: num_layers, num_heads, ratio, capacity, got (2, 2, 2, 0); expected whole numbers from 1 up",
+            {"capacity": TASK.max_length - 1},
+            f"reader: capacity, got {TASK.max_length - 1}; expected {TASK.max_length} or more, the tokens of the "
+            "longest sequence; or none, for no bound",
+        ),
+        (
+            {"num_layers": 0},
+            "reader: num_layers, num_heads, ratio, got (0, 2, 2); expected whole numbers from 1 up",
         ),
     ],
 )
