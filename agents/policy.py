@@ -80,7 +80,7 @@ class PolicyAgent(Agent, nn.Module):
         needs = {"peek": peek_size > 0, "seen": place is not None, "preview": preview_size > 0}
         self.needs = frozenset({"probabilities", *(name for name, needed in needs.items() if needed)})
         self.lowest_price, self.highest_price = lowest_price, highest_price
-        self.num_classes = task.num_classes
+        self.num_classes, self.dropout = task.num_classes, dropout
         self._log_length = math.log1p(task.max_length)
         self._mean_length = task.mean_length
         self._token_flops = reader.full_flops(1000) / 1000

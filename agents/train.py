@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from temporal.agents.checkpoint import Checkpoint
 from temporal.agents.phases import Metrics, Phase, PolicyPhase, StoppingPhase, WarmupPhase
@@ -108,8 +108,10 @@ class Training:
     def scene(
         self, source: Sequences, reader: Reader, agent: PolicyAgent, chunk: int, num_slots: int, seed: int
     ) -> Scene:
-        """Split the sequences between reader and agent, by seed."""
+        """Split the sequences between reader and agent, by seed; each class in the same proportion."""
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(derive(seed, "split")))
+        if source.labels is not None:
+            order = order[share_of_class(source.labels[order]).argsort(stable=True)]
         held = max(round(self.held_out * len(source)), 1) if self.held_out else 0
         agent_rows, reader_rows = (order[:held], order[held:]) if held else (order, order)
         return Scene(
@@ -130,6 +132,19 @@ class Training:
             self.reader_learning_rate, self.stopping, self.stopping_weight, self.clip_norm,
         )  # fmt: skip
         return [*first, StoppingPhase(scene, self.stopping, self.clip_norm), policy]
+
+
+def share_of_class(labels: Tensor) -> Tensor:
+    """Of each label the share of its class that lies before its middle; sorted by it every part has all classes.
+
+    >>> share_of_class(torch.tensor([0, 1, 0, 0, 0])).tolist()
+    [0.125, 0.5, 0.375, 0.625, 0.875]
+    """
+    share = torch.empty(len(labels), dtype=torch.double)
+    for label in labels.unique():
+        where = (labels == label).nonzero()[:, 0]
+        share[where] = (torch.arange(len(where)) + 0.5).double() / len(where)
+    return share
 
 
 def derive(seed: int, *names: object) -> int:

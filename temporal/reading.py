@@ -291,7 +291,9 @@ class Slots:
             return
         longest = int(torch.minimum(self.source.lengths[plan.sequences], plan.token_budget).max())
         if longest > capacity:
-            raise bad("reading", "tokens of a sequence", longest, f"at most the reader's capacity ({capacity})")
+            raise bad(
+                "reading", "tokens of a sequence", longest, f"at most the reader's capacity ({capacity})"
+            )
 
     @property
     def _tracks_seen(self) -> bool:
@@ -355,7 +357,9 @@ class Slots:
             charged=torch.zeros(num, dtype=torch.float64, device=device),
             probabilities=torch.zeros(num, self.reader.task.num_classes, device=device),
             fresh=torch.zeros(num, dtype=torch.bool, device=device),
-            seen=torch.zeros(num, self.reader.task.max_length * self._tracks_seen, dtype=torch.bool, device=device),
+            seen=torch.zeros(
+                num, self.reader.task.max_length * self._tracks_seen, dtype=torch.bool, device=device
+            ),
             preview=self._preview(sequence, length),
             state=self.reader.initial(num),
         )

@@ -136,6 +136,7 @@ def test_readings_are_recorded_to_the_end_with_other_decisions_drawn() -> None:
     reader = make_reader()
     agent = make_policy(reader, Halt(), Sift((0.0, 0.5)))
     scene = make_scene(reader, agent)
+    scene.token_budget_share = 0.0
     for variety in (0.0, 1.0):
         fit = StoppingFit(variety=variety, sequences=40)
         recorded = fit.record(scene, torch.Generator().manual_seed(0))
