@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None, run: Run = run_python) -> int:
         print("table: interrupted; the same command goes on", file=sys.stderr)
         return 130
     except (UserError, FailedError) as error:
-        print(f"table: {error}", file=sys.stderr)
+        print(error if isinstance(error, UserError) else f"table: {error}", file=sys.stderr)
         return 2
     print(plan.file)
     return 1 if failed else 0
