@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -111,9 +112,13 @@ def run_python(arguments: Sequence[str]) -> None:
         [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            sys.stderr.write(line)
-            last = line.strip() or last
+        try:
+            for line in process.stderr:
+                sys.stderr.write(line)
+                last = line.strip() or last
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # where only this process was told
+            raise
     if process.returncode in (-2, 130):
         raise KeyboardInterrupt
     if process.returncode:
@@ -294,5 +299,10 @@ def main(arguments: Sequence[str] | None = None, run: Run = run_python) -> int:
     return 1 if failed else 0
 
 
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)  # what it started must end with it
     sys.exit(main())

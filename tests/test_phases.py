@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from temporal.agents.stopping import StoppingFit
 from temporal.agents.train import Training
 from temporal.agents.train import train as run_training
 from temporal.agents.warmup import Warmup
+from temporal.data.base import Sequences
 from temporal.decisions import Decision, Halt, Jump, Mode, Place, Sift
 from temporal.experiment import concrete
 from temporal.readers import Reader, RecurrentReader
@@ -266,3 +268,15 @@ def test_no_setting_of_a_training_is_left_out() -> None:
 def test_the_same_settings_learn_the_same(tmp_path: Path) -> None:
     one, other = (fitted("training", training_of(), tmp_path / name) for name in ("one", "other"))
     assert same(one, other)
+
+
+def test_each_class_is_split_between_reader_and_agent_in_the_same_proportion() -> None:
+    labels = np.repeat([0, 1, 2], [80, 15, 5])
+    source = Sequences(np.ones(100, np.int64), np.arange(101), labels)
+    reader = RecurrentReader(NEEDLE.task, "gru", 4, 6, skim_size=2)
+    agent = PolicyAgent(NEEDLE.task, reader, hidden_size=5)
+    first, second = (training_of(held_out=0.2).scene(source, reader, agent, 4, 16, seed) for seed in (0, 1))
+    for scene in (first, second):
+        assert np.bincount(labels[scene.agent_rows]).tolist() == [16, 3, 1]
+        assert sorted([*scene.agent_rows.tolist(), *scene.reader_rows.tolist()]) == list(range(100))
+    assert set(first.agent_rows.tolist()) != set(second.agent_rows.tolist())
