@@ -412,7 +412,10 @@ def test_more_than_a_reader_holds_is_refused_and_never_left_unread() -> None:
     longer = texts(21, 22)
     with pytest.raises(UserError) as error:
         run(longer, reader, ReadAll(), all_of(longer))
-    assert str(error.value) == "reading: tokens of a sequence, got 22; expected at most the reader's capacity (21)"
+    assert (
+        str(error.value)
+        == "reading: tokens of a sequence, got 22; expected at most the reader's capacity (21)"
+    )
     assert run(longer, reader, ReadAll(), all_of(longer, tokens=21)).tokens.tolist() == [21, 21]
     unbound = make_reader("transformer")
     assert run(longer, unbound, ReadAll(), all_of(longer)).tokens.tolist() == [21, 22]
@@ -443,7 +446,8 @@ def test_slots_that_ran_empty_take_what_is_added() -> None:
 def test_money_for_a_mode_that_the_scheme_lacks_buys_nothing() -> None:
     reader = READERS["gru"]  # can skim, for much less than it reads
     skim, full = (
-        float(reader.read_flops(torch.tensor([mode]), torch.tensor([1]), torch.tensor([0]))) for mode in (1, 2)
+        float(reader.read_flops(torch.tensor([mode]), torch.tensor([1]), torch.tensor([0])))
+        for mode in (1, 2)
     )
     budget = 2 * reader.predict_flops + 5 + (skim + full) / 2
     skims = Script((Mode(("skim", "full")), 0), cost=5)
