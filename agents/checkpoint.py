@@ -18,11 +18,13 @@ from temporal.errors import UserError
 class Checkpoint:
     """The state of a training in a folder: `state.safetensors` holds weights, optimiser and position in one file.
 
+    `name` sets another file of the same form apart.
+
     One file, written beside and renamed, so that a killed process leaves the old state or the new one and no mixture.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "state.safetensors"
+    def __init__(self, folder: Path, name: str = "state") -> None:
+        self._file = folder / f"{name}.safetensors"
 
     def save(
         self, models: nn.Module, optimizer: torch.optim.Optimizer | None, phase: int, update: int

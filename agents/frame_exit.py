@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.scene import Scene
-from temporal.agents.stopping import Recorded, StoppingFit, horizon
+from temporal.agents.stopping import Recorded, StoppingFit
 from temporal.decisions import Halt, Order
 from temporal.errors import bad
 from temporal.ranges import Batch, Count, Positive, Price, Rate, Share, Units, UnitsOrNone, Updates
@@ -86,17 +86,14 @@ class GateFit(StoppingFit):
             raise bad("GateFit", "training.task_reward", scene.task_reward, expected)
         return super().record(scene, generator)
 
-    def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor) -> Tensor:
+    def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor) -> Tensor:
         """Cross-entropy of the gates over all steps after the first frame."""
-        observation = recorded.observation._replace(
-            price=price[:, None].expand_as(recorded.observation.price),
-            tokens_left=tokens[:, None] - recorded.observation.tokens,
-        )
+        observation = recorded.at(price)
         score = agent.halting(observation)
         doublings = torch.log2(1.0 + observation.observations)
         limit = self.scale * price[:, None] * torch.exp(doublings / 2)
         opens = -recorded.utility[:, :-1] < limit
         steps = torch.arange(score.shape[1], device=score.device)
-        counted = (steps < horizon(recorded, tokens)[:, None]) & (observation.observations > 0)
+        counted = (steps < recorded.num_steps[:, None]) & (observation.observations > 0)
         each = F.binary_cross_entropy_with_logits(score, opens.to(score.dtype), reduction="none")
         return (each * counted).sum() / counted.sum().clamp_min(1)

@@ -23,12 +23,17 @@ Metrics = dict[str, float]
 
 
 class Phase(ABC):
-    """A number of updates that can stop and go on between any two: nothing but weights, optimiser and step count."""
+    """A number of updates that can stop and go on between any two: nothing but weights, optimiser and step count.
+
+    Args:
+        scene: what is trained, on what.
+        clip_norm: gradients are scaled down to this norm.
+    """
 
     name: str
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, scene: Scene, clip_norm: float) -> None:
+        self.scene, self.clip_norm = scene, clip_norm
 
     @property
     @abstractmethod
@@ -40,7 +45,7 @@ class Phase(ABC):
         """A fresh optimiser over what learns in this phase."""
 
     def prepare(self, generator: torch.Generator) -> None:  # noqa: B027 - most phases need none
-        """Called once before the first update of a process, also when resuming."""
+        """Called once in each process, also when resuming, with the weights that the phase began with."""
 
     @abstractmethod
     def losses(self, update: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Metrics]]:
@@ -64,7 +69,7 @@ class WarmupPhase(Phase):
     name = "warmup"
 
     def __init__(self, scene: Scene, warmup: Warmup, seed: int) -> None:
-        super().__init__(scene)
+        super().__init__(scene, warmup.clip_norm)
         self.warmup, self._seed = warmup, seed
         self._epoch = -1
         self._batches: list[Tensor] = []
@@ -112,8 +117,8 @@ class StoppingPhase(Phase):
 
     name = "stopping"
 
-    def __init__(self, scene: Scene, fit: StoppingFit) -> None:
-        super().__init__(scene)
+    def __init__(self, scene: Scene, fit: StoppingFit, clip_norm: float) -> None:
+        super().__init__(scene, clip_norm)
         self.fit = fit
         self._recorded: Recorded | None = None
 
@@ -144,8 +149,7 @@ class StoppingPhase(Phase):
         part = self._recorded.part(rows)
         scene.agent.train()
         price = scene.draw_prices(len(rows), generator).to(part.cost.device)
-        budget = scene.draw_budgets(len(rows), generator).to(part.cost.device)
-        loss = self.fit.loss(scene.agent, part, price, budget)
+        loss = self.fit.loss(scene.agent, part, price)
         yield loss, {"loss": float(loss.detach())}
 
 
@@ -156,12 +160,12 @@ class PolicyPhase(Phase):
 
     def __init__(
         self, scene: Scene, learner: Learner, updates: int, episodes: int, learning_rate: float,
-        reader_learning_rate: float, fit: StoppingFit | None, stopping_weight: float,
+        reader_learning_rate: float, fit: StoppingFit, stopping_weight: float, clip_norm: float,
     ) -> None:  # fmt: skip
-        super().__init__(scene)
+        super().__init__(scene, clip_norm)
         self.learner, self._updates, self.episodes = learner, updates, episodes
         self._learning_rate, self._reader_rate = learning_rate, reader_learning_rate
-        self._stopping = StoppingPhase(scene, fit) if fit is not None and stopping_weight > 0 else None
+        self._stopping = StoppingPhase(scene, fit, clip_norm) if stopping_weight > 0 else None
         self._stopping_weight = stopping_weight
 
     @property
@@ -203,10 +207,11 @@ class PolicyPhase(Phase):
         }
         # The best policy for a price is the same at any scale, and unscaled the highest prices drown all others.
         scaled = (reward / (1 + price)[:, None]).float()
-        scene.agent.train()
+        # The policy is learnt as it acted, without dropout: else probabilities would differ before anything changed.
         for loss in self.learner.losses(scene.agent, episodes, scaled, generator):
             if self._stopping is not None:
                 loss = loss + self._stopping_weight * next(self._stopping.losses(update, generator))[0]
+                scene.agent.eval()
             if self._reader_rate > 0:
                 loss = loss + self._reader_loss(episodes, labels.to(device))
             yield loss, metrics | {"loss": float(loss.detach())}

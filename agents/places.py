@@ -28,7 +28,7 @@ class PlaceHead(nn.Module):
         self, num_positions: int, preview_size: int, hidden_size: int, channels: int = 16, reach: int = 5
     ) -> None:
         super().__init__()
-        self._num_positions, self._preview_size = num_positions, preview_size
+        self._num_positions = num_positions
         self.around = nn.Conv1d(preview_size + 3, channels, reach, padding=reach // 2)
         self.whole = nn.Linear(hidden_size, channels)
         self.score = nn.Linear(channels, 1)

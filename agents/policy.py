@@ -42,7 +42,8 @@ class PolicyAgent(Checked, Agent, nn.Module):
         ahead: of how many of the coming positions the preview is shown; for schemes that read on in order.
         lowest_price: prices at or below look alike to the agent; above 0.
         highest_price: prices at or above look alike.
-        dropout: share of hidden units zeroed in learning, 0 to below 1.
+        dropout: share of hidden units zeroed while halting is fitted on recorded readings, 0 to below 1; policy
+            gradients learn the policy as it acts, without.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class PolicyAgent(Checked, Agent, nn.Module):
         needs = {"peek": peek_size > 0, "seen": place is not None, "preview": preview_size > 0}
         self.needs = frozenset({"probabilities", *(name for name, needed in needs.items() if needed)})
         self.lowest_price, self.highest_price = lowest_price, highest_price
-        self.num_classes = task.num_classes
+        self.num_classes, self.dropout = task.num_classes, dropout
         self._log_length = math.log1p(task.max_length)
         self._mean_length = task.mean_length
         self._token_flops = reader.full_flops(1000) / 1000

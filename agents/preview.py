@@ -51,8 +51,8 @@ class PreviewPhase(Phase):
 
     name = "preview"
 
-    def __init__(self, scene: Scene, fit: PreviewFit) -> None:
-        super().__init__(scene)
+    def __init__(self, scene: Scene, fit: PreviewFit, clip_norm: float) -> None:
+        super().__init__(scene, clip_norm)
         self.fit = fit
         self._worth: Tensor | None = None
 
@@ -85,7 +85,7 @@ class PreviewPhase(Phase):
         source = self.scene.source
         parts = []
         for rows in self._rows.split(ROWS):
-            reads = whole_reads(source, rows, 1, len(self.scene.reader.modes) - 1)
+            reads = whole_reads(source, rows, 1, self.scene.reader.full_mode)
             parts.append(answers_of_one(self.scene.reader, reads, self.scene.labels(rows)))
         longest = max(part.shape[1] for part in parts)
         self._worth = torch.cat([F.pad(p, (0, longest - p.shape[1]), value=-1e9) for p in parts])

@@ -32,7 +32,7 @@ class Learner(Checked, ABC):
         """Yield losses; the caller takes an optimiser's step after each, before asking for the next.
 
         Args:
-            agent: in training mode.
+            agent: as it acted, that is in evaluation mode.
             episodes: recorded with the agent as it was.
             reward: (episodes, steps), 0 where padded.
             generator: for shuffling.

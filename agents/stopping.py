@@ -5,7 +5,8 @@ known, so the best rule can be fitted backwards without a single drawn action. T
 prices:
 
 - regression (Longstaff and Schwartz 2001, as American options are priced): the halting logit estimates how much more
-  halting now is worth than what the present rule gets by going on;
+  halting now is worth than what the present rule gets by going on; by least squares on that difference as it is, for
+  bounding what is unlikely but large could turn the sign of its mean;
 - expected: the expected reward of the stochastic rule is summed exactly over all stopping times, sum_t S_t h_t u_t
   with S_t the chance of having come that far, and its gradient followed (policy gradient without sampling);
 - classification: halting or going on is a class, and a mistake weighs what it costs, with the present stochastic rule
@@ -36,6 +37,7 @@ Method = Literal["regression", "expected", "classification"]
 class Recorded(NamedTuple):
     """Readings that never halted: observations (n, steps, ...), the worth of each answer, and spending.
 
+    Each was read within the budget in tokens that its observations show, which may end it in the middle of a chunk.
     `utility` (n, steps + 1) is the task's reward for halting before step t, the last column for the end; `cost`
     (n, steps + 1) what had been spent by then, in units of full reading; `num_steps` (n,) decisions until the end.
     """
@@ -44,6 +46,10 @@ class Recorded(NamedTuple):
     utility: Tensor
     cost: Tensor
     num_steps: Tensor
+
+    def at(self, price: Tensor) -> Observation:
+        """The observations as if each reading had been at a price (n,)."""
+        return self.observation._replace(price=price[:, None].expand_as(self.observation.price))
 
     def part(self, rows: Tensor) -> Recorded:
         """Some readings."""
@@ -119,15 +125,17 @@ class StoppingFit(Checked):
         varied = torch.rand(len(rows), 1, generator=generator) < self.variety
         options = torch.where(varied, options, plain)
         scene.reader.eval()
+        scene.agent.eval()  # its own decisions, where it takes any, are those that it would take
         agent = NeverHalts(scene.agent, options)
-        episodes = roll_out(scene.source, scene.reader, agent, Plan.of(rows), scene.num_slots, scene.chunk)
+        plan = Plan.of(rows, tokens=scene.draw_budgets(len(rows), generator))
+        episodes = roll_out(scene.source, scene.reader, agent, plan, scene.num_slots, scene.chunk)
         extra = 0 if "probabilities" in scene.agent.needs else scene.reader.predict_flops
         labels, full = scene.labels(episodes.sequence), scene.reader.full_flops()
         return record(episodes, labels, scene.task_reward, full, extra)
 
-    def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor) -> Tensor:
+    def loss(self, agent: PolicyAgent, recorded: Recorded, price: Tensor) -> Tensor:
         """See `stopping_loss`."""
-        return stopping_loss(agent, recorded, price, tokens, self.method)
+        return stopping_loss(agent, recorded, price, self.method)
 
 
 def record(
@@ -155,31 +163,17 @@ def record(
     return Recorded(observation, utility, cost / full_flops, num_steps)
 
 
-def horizon(recorded: Recorded, tokens: Tensor) -> Tensor:
-    """Steps (n,) until the end or, if it comes first, until `tokens` tokens are read."""
-    within = recorded.observation.tokens.double() < tokens[:, None]
-    within &= torch.arange(within.shape[1], device=within.device) < recorded.num_steps[:, None]
-    return within.sum(1)
-
-
-def stopping_loss(
-    agent: PolicyAgent, recorded: Recorded, price: Tensor, tokens: Tensor, method: Method
-) -> Tensor:
+def stopping_loss(agent: PolicyAgent, recorded: Recorded, price: Tensor, method: Method) -> Tensor:
     """What is minimised so that the halting head becomes the best rule for each price.
 
     Args:
         agent: with a halting decision.
         recorded: full readings.
         price: (n,) one for each reading.
-        tokens: (n,) budget of each reading, infinite for none.
         method: expected, classification or regression.
     """
-    steps = horizon(recorded, tokens)
-    observation = recorded.observation._replace(
-        price=price[:, None].expand_as(recorded.observation.price),
-        tokens_left=tokens[:, None] - recorded.observation.tokens,
-    )
-    score = agent.halting(observation).double()
+    steps = recorded.num_steps
+    score = agent.halting(recorded.at(price)).double()
     # The best rule for a price is the same at any scale, and unscaled the highest prices drown all others.
     worth = (recorded.utility - price[:, None] * recorded.cost) / (1 + price)[:, None]
     going = torch.arange(score.shape[1], device=score.device) < steps[:, None]
@@ -191,8 +185,7 @@ def stopping_loss(
         wrong = F.softplus(-torch.sign(gain) * score)
         return (gain.abs() * wrong * going).sum() / going.sum()
     realised = realised_worth(score.detach() > 0, worth[:, :-1], final, going)
-    target = (worth[:, :-1] - realised).clamp(-1, 1)
-    return (F.mse_loss(torch.tanh(score), target, reduction="none") * going).sum() / going.sum()
+    return (F.mse_loss(score, worth[:, :-1] - realised, reduction="none") * going).sum() / going.sum()
 
 
 def expected_worth(score: Tensor, worth: Tensor, final: Tensor, going: Tensor) -> Tensor:

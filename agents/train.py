@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from temporal.agents.checkpoint import Checkpoint
 from temporal.agents.phases import Metrics, Phase, PolicyPhase, StoppingPhase, WarmupPhase
@@ -68,7 +68,7 @@ class Training(Checked):
         task_reward: what an answer is worth: log_likelihood, correctness, probability.
         prices: range from which each episode's price is drawn, log-uniformly; equal ends fix it.
         token_budget_share: share of episodes with a budget in tokens, 0 to 1.
-        clip_norm: gradients are scaled down to this norm.
+        clip_norm: gradients are scaled down to this norm, after the warm-up, which has its own.
         save_seconds: between checkpoints.
     """
 
@@ -110,8 +110,10 @@ class Training(Checked):
     def scene(
         self, source: Sequences, reader: Reader, agent: PolicyAgent, chunk: int, num_slots: int, seed: int
     ) -> Scene:
-        """Split the sequences between reader and agent, by seed."""
+        """Split the sequences between reader and agent, by seed; each class in the same proportion."""
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(derive(seed, "split")))
+        if source.labels is not None:
+            order = order[share_of_class(source.labels[order]).argsort(stable=True)]
         held = max(round(self.held_out * len(source)), 1) if self.held_out else 0
         agent_rows, reader_rows = (order[:held], order[held:]) if held else (order, order)
         return Scene(
@@ -126,12 +128,25 @@ class Training(Checked):
         if not warm:
             first = [WarmupPhase(scene, self.warmup, order)]
             if isinstance(scene.reader, FrameReader) and scene.reader.thumbnail is not None:
-                first.append(PreviewPhase(scene, self.preview))
+                first.append(PreviewPhase(scene, self.preview, self.clip_norm))
         policy = PolicyPhase(
             scene, self.learner, self.updates, self.episodes, self.learning_rate,
-            self.reader_learning_rate, self.stopping, self.stopping_weight,
+            self.reader_learning_rate, self.stopping, self.stopping_weight, self.clip_norm,
         )  # fmt: skip
-        return [*first, StoppingPhase(scene, self.stopping), policy]
+        return [*first, StoppingPhase(scene, self.stopping, self.clip_norm), policy]
+
+
+def share_of_class(labels: Tensor) -> Tensor:
+    """Of each label the share of its class that lies before its middle; sorted by it every part has all classes.
+
+    >>> share_of_class(torch.tensor([0, 1, 0, 0, 0])).tolist()
+    [0.125, 0.5, 0.375, 0.625, 0.875]
+    """
+    share = torch.empty(len(labels), dtype=torch.double)
+    for label in labels.unique():
+        where = (labels == label).nonzero()[:, 0]
+        share[where] = (torch.arange(len(where)) + 0.5).double() / len(where)
+    return share
 
 
 def derive(seed: int, *names: object) -> int:
@@ -150,8 +165,9 @@ def train(
 ) -> None:
     """Run all phases from where the checkpoint in `folder` stands; weights end in the scene's reader and agent.
 
-    Every update draws from generators seeded by (seed, phase, update), so a training needs only weights, optimiser
-    and a count to go on, and on a CPU goes on to the same bits.
+    Every update draws from generators seeded by (seed, phase, update), so a training needs only weights, optimiser,
+    a count, and the weights that its phase began with (what a phase prepares may depend on them) to go on, and on a
+    CPU goes on to the same bits.
 
     Args:
         training: what to do.
@@ -176,8 +192,23 @@ def train(
         phase = phases[index]
         first = done if index == start else 0
         if first < phase.num_updates:
+            _prepare(phase, index, first, models, folder, seed)
             _run_phase(training, phase, index, first, models, checkpoint, seed, progress, log)
         checkpoint.save(models, None, index + 1, 0)
+
+
+def _prepare(phase: Phase, index: int, first: int, models: nn.ModuleDict, folder: Path, seed: int) -> None:
+    """Have a phase prepare with the weights it began with, which are kept until the next one begins."""
+    begun = Checkpoint(folder, "begun")
+    present = {name: tensor.clone() for name, tensor in models.state_dict().items()} if first else None
+    if present is None:
+        begun.save(models, None, index, 0)
+    elif begun.load_models(models) != (index, 0):  # of an earlier version, which did not keep it
+        models.load_state_dict(present)
+    torch.manual_seed(derive(seed, phase.name, "prepare"))
+    phase.prepare(torch.Generator().manual_seed(derive(seed, phase.name, "prepare")))
+    if present is not None:
+        models.load_state_dict(present)
 
 
 def _run_phase(
@@ -187,12 +218,10 @@ def _run_phase(
     optimizer = phase.optimizer()
     if first:
         checkpoint.load_optimizer(optimizer)
-    torch.manual_seed(derive(seed, phase.name, "prepare"))
-    phase.prepare(torch.Generator().manual_seed(derive(seed, phase.name, "prepare")))
     saved = started = time.monotonic()
     with patient_interrupts() as interrupted:
         for update in range(first, phase.num_updates):
-            metrics = _update(training, phase, optimizer, update, seed)
+            metrics = _update(phase, optimizer, update, seed)
             if log is not None:
                 seconds = round(time.monotonic() - started, 3)
                 log({"phase": phase.name, "update": update + 1, "seconds": seconds, **metrics})
@@ -229,9 +258,7 @@ def patient_interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _update(
-    training: Training, phase: Phase, optimizer: torch.optim.Optimizer, update: int, seed: int
-) -> Metrics:
+def _update(phase: Phase, optimizer: torch.optim.Optimizer, update: int, seed: int) -> Metrics:
     torch.manual_seed(derive(seed, phase.name, update))  # dropout draws from the global generator
     generator = torch.Generator().manual_seed(derive(seed, phase.name, update, "draws"))
     rate = phase.learning_rate(update)
@@ -241,7 +268,7 @@ def _update(
             group["lr"] = rate * group.get("share", 1.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
+        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], phase.clip_norm)
         optimizer.step()
         metrics = found
     return metrics

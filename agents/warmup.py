@@ -61,7 +61,7 @@ class Warmup(Checked):
         self, reader: Reader, source: Sequences, rows: Tensor, chunk: int, generator: torch.Generator
     ) -> Reads:
         """A random reading of some sequences: whole, with gaps, sifted, out of order, in several modes."""
-        reads = whole_reads(source, rows, chunk, len(reader.modes) - 1)
+        reads = whole_reads(source, rows, chunk, reader.full_mode)
         if self.shuffle_share:
             reads = shuffled(reads, self.shuffle_share, generator)
         if self.sift_share:

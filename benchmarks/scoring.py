@@ -69,7 +69,7 @@ def all_frames(run: runs.Run, videos: list[str], workers: int, together: int) ->
             rows, lengths = torch.arange(len(batch)), frames.clips.lengths
             chunk = frames.clips.fetch(rows, torch.zeros_like(lengths), lengths, num)
             real = (chunk.tokens > 0).long()
-            modes = real * (len(reader.modes) - 1)
+            modes = real * reader.full_mode
             summary = reader.replay(Reads(chunk.tokens[..., None], chunk.positions[..., None], real, modes))
             answers += reader.predict(summary[:, -1]).argmax(-1).tolist()
     return answers

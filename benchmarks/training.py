@@ -33,6 +33,7 @@ from temporal.agents.phases import PolicyPhase
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.reinforce import Reinforce
 from temporal.agents.scene import Scene
+from temporal.agents.stopping import StoppingFit
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Sift
 from temporal.episodes import Observation
@@ -95,7 +96,7 @@ class Ours:
         rows = torch.arange(len(source))
         scene = Scene(source, rows, rows, reader, self.agent, CHUNK, slots, "log_likelihood", PRICES, 0.0)
         learner = Reinforce("learned", 1, ENTROPY_WEIGHT, VALUE_WEIGHT)
-        self.phase = PolicyPhase(scene, learner, 1000, EPISODES, RATE, RATE, None, 0.0)
+        self.phase = PolicyPhase(scene, learner, 1000, EPISODES, RATE, RATE, StoppingFit(), 0.0, 1.0)
         self.optimizer = self.phase.optimizer()
         self.generator = torch.Generator().manual_seed(0)
         self.tokens: list[float] = []

@@ -225,7 +225,7 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
             reader.preview_flops * reader.task.mean_length)  # fmt: skip
     table.add_section()
     row(f"one observation of {experiment.chunk} {unit}s, answer and decision included",
-        float(reader.read_flops(torch.tensor([len(reader.modes) - 1]), experiment.chunk * one, none))
+        float(reader.read_flops(torch.tensor([reader.full_mode]), experiment.chunk * one, none))
         + reader.predict_flops + agent.decision_flops)  # fmt: skip
     row(
         f"full reading of the average sequence ({reader.task.mean_length:.1f} {unit}s) = 1 unit of price",

@@ -32,9 +32,10 @@ class Choice(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """What the meaning of an option may depend on: the reader's modes, and where each slot stands (batch,)."""
+    """What an option's meaning may depend on: the reader's modes, which is full, and where slots stand (batch,)."""
 
     modes: Sequence[str]
+    full: int
     length: Tensor
     observations: Tensor
 
@@ -278,7 +279,7 @@ class Sift(Decision):
 class Scheme:
     """The decisions that an agent takes at each step, in order.
 
-    What no decision settles has a default: never halt, advance by 0, the reader's last mode (full), every token.
+    What no decision settles has a default: never halt, advance by 0, the reader's full mode, every token.
     An action is an integer tensor (batch, len(decisions)), as in gymnasium's MultiDiscrete.
 
     >>> Scheme((Halt(), Jump((0, 4)), Mode(("skim", "full")))).num_options
@@ -317,6 +318,11 @@ class Scheme:
         for decision in self.decisions:
             decision.check(modes)
 
+    def reading_modes(self, modes: Sequence[str], full: int) -> list[int]:
+        """Indices of the modes, of a reader with these, that a step may read in; full where nothing is to choose."""
+        named = [name for d in self.decisions if isinstance(d, Mode) for name in d.names]
+        return [modes.index(name) for name in named if name != "copy"] or [full]
+
     @property
     def forward(self) -> bool:
         """Whether positions only grow, so that a sequence ends where its last one is passed."""
@@ -333,7 +339,7 @@ class Scheme:
             torch.zeros(num, dtype=torch.bool, device=device),
             torch.zeros(num, dtype=torch.long, device=device),
             torch.full((num,), -1, device=device),
-            torch.full((num,), len(at.modes) - 1, device=device),
+            torch.full((num,), at.full, device=device),
             torch.zeros(num, device=device),
         )
         for i, decision in enumerate(self.decisions):

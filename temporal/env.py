@@ -61,34 +61,6 @@ class Labelled(Fetches, Protocol):
     def __len__(self) -> int: ...
 
 
-class _Slots(Slots):
-    """Slots that keep what was known where sequences ended: gymnasium wants a last observation, the loop does not."""
-
-    final: Observation
-
-    def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
-        outcome = super()._finish(ended, halted)
-        rows = self._rows.take(ended.nonzero()[:, 0])
-        self.final = Observation(
-            summary=self.reader.summary(rows.state),
-            probabilities=outcome.probabilities,
-            streak=rows.streak,
-            position=rows.position,
-            length=rows.length,
-            tokens=outcome.tokens,
-            observations=outcome.observations,
-            flops=outcome.flops,
-            price=rows.price,
-            tokens_left=rows.token_budget - outcome.tokens,
-            flops_left=rows.flops_budget - outcome.flops,
-            peek=None,  # nothing comes next
-            episode=outcome.episode,
-            seen=rows.seen if "seen" in self.needs else None,
-            preview=rows.preview if "preview" in self.needs else None,
-        )
-        return outcome
-
-
 class _Episodes:
     """What both environments share, with the arguments of ReadEnv: spaces, drawing of episodes, reward."""
 
@@ -162,7 +134,7 @@ class _Episodes:
     def _begin(self, plan: Plan) -> None:
         """Read the episodes of a plan side by side."""
         what = self._source, self._reader, self._scheme, plan
-        self._slots = _Slots(*what, len(plan), self._chunk, self._needs, self._decision_flops)
+        self._slots = Slots(*what, len(plan), self._chunk, self._needs, self._decision_flops, keep_last=True)
 
     @torch.no_grad()
     def _observe(self) -> Features:
@@ -174,7 +146,7 @@ class _Episodes:
     @torch.no_grad()
     def _last(self) -> Features:
         """What was known at the end of each sequence that ended in the last step."""
-        return self._features(self._slots.final)
+        return self._features(self._slots.last)
 
     @torch.no_grad()
     def _carry_out(self, actions: Array) -> tuple[Array, Array, list[dict[str, Any]]]:

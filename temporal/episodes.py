@@ -27,7 +27,9 @@ class Fetches(Protocol):
 
 
 class Observation(NamedTuple):
-    """What is known before a decision, one row for each busy slot; nothing in it lies in the future but `peek`.
+    """What is known before a decision, one row for each busy slot.
+
+    Of what was not read yet it tells `length`, `peek` and `preview`, and nothing else.
 
     FLOPs and budgets are float64; a budget that is not set is infinite. `probabilities` is None unless the agent
     needs it, likewise `peek` (token ids of the next chunk, 0 beyond its end), `seen` (which positions were read) and

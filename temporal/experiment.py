@@ -210,6 +210,11 @@ def check_effects(experiment: Experiment, reader: Reader, agent: PolicyAgent) ->
             raise bad(where, "stopping_weight", training.stopping_weight, "0, for the scheme has no Halt")
         if training.stopping.updates not in (0, StoppingFit().updates):
             raise bad(where, "stopping.updates", training.stopping.updates, "0, for the scheme has no Halt")
+    fits = training.stopping.updates > 0 or training.stopping_weight > 0
+    if agent.dropout > 0 and not (fits and agent.scheme.halt_index is not None):
+        raise bad(
+            "config: agent", "dropout", agent.dropout, "0, for no halting is fitted on recorded readings"
+        )
     if isinstance(reader, FrameReader):
         if experiment.chunk != 1:
             raise bad("config", "chunk", experiment.chunk, "1, for frames are looked at one by one")

@@ -17,7 +17,7 @@ Fingerprints = dict[str, str]
 
 def fingerprints(data: Source) -> Fingerprints:
     """Hashes of a source's tokenizer and splits: the same for the same sequences and labels in the same order."""
-    found = {split: data.split(split).fingerprint() for split in SPLITS}
+    found: Fingerprints = {split: data.split(split).fingerprint() for split in SPLITS}
     if isinstance(data, TextSource):
         found["tokenizer"] = blake2b(data.tokenizer.to_str().encode(), digest_size=16).hexdigest()
     return found

@@ -18,7 +18,8 @@ from temporal.cost import Meter
 from temporal.decisions import Scheme, Situation
 from temporal.episodes import Fetches, Observation, Outcome, Plan, Reading, Recorder, Transition
 from temporal.errors import bad
-from temporal.readers.base import COPY, Chunk, Reader, State, put_rows, sift
+from temporal.readers.base import COPY, Chunk, Reader, State, join_rows, put_rows, sift
+from temporal.unread import unread_from
 
 
 @dataclass
@@ -50,6 +51,10 @@ class _Rows:
         """Overwrite some rows."""
         return self._zip(new, lambda mine, theirs: put_rows(mine, rows, theirs))
 
+    def join(self, new: _Rows) -> _Rows:
+        """Put some rows after these."""
+        return self._zip(new, join_rows)
+
     def _zip(self, other: _Rows, merge: Callable[[Tensor, Tensor], Tensor]) -> _Rows:
         values: dict[str, object] = {}
         for name, mine in vars(self).items():
@@ -78,10 +83,15 @@ class Slots:
         needs: parts of an observation to compute: probabilities (charged whenever they change), peek, seen, preview
             (charged once, for every position).
         decision_flops: what each decision of the agent costs.
+        keep_last: keep in `last` what was known where sequences ended, at no charge.
 
     Raises:
-        UserError: a budget in FLOPs that does not even pay for one answer; a mode or a preview that the reader lacks.
+        UserError: a budget in FLOPs that does not even pay for one answer; a mode or a preview that the reader lacks;
+            more tokens to read of one sequence than the reader holds.
     """
+
+    last: Observation
+    """Of the sequences that ended in the latest step in which any did; only with `keep_last`."""
 
     def __init__(
         self,
@@ -93,6 +103,7 @@ class Slots:
         chunk: int = 8,
         needs: frozenset[str] = frozenset({"probabilities"}),
         decision_flops: float = 0.0,
+        keep_last: bool = False,
     ) -> None:
         scheme.check(reader.modes)
         if num_slots < 1 or chunk < 1:
@@ -102,7 +113,7 @@ class Slots:
         self.source, self.reader, self.scheme = source, reader, scheme
         self.chunk, self.needs, self.decision_flops = chunk, needs, decision_flops
         self.device = next(reader.parameters()).device
-        self._num_slots = num_slots
+        self._num_slots, self._keep_last = num_slots, keep_last
         self._plan = plan
         self._next = 0
         self._first = 0  # episode number of the plan's first row
@@ -118,12 +129,15 @@ class Slots:
         return int(self._rows.episode.shape[0])
 
     def extend(self, plan: Plan) -> None:
-        """Add episodes after those that are left."""
+        """Add episodes after those that are left; slots that stand empty take them at once."""
         self._check_budget(plan)
         left = self._plan.part(self._next, len(self._plan))
         both = (torch.cat(pair) for pair in zip(vars(left).values(), vars(plan).values(), strict=True))
         self._first += self._next
         self._plan, self._next = Plan(*both), 0
+        if self.busy < self._num_slots:
+            self._rows = self._rows.join(self._start(self._num_slots - self.busy))
+            self._pass_over_poor()
 
     @property
     def waiting(self) -> int:
@@ -138,9 +152,15 @@ class Slots:
             self._answer((~rows.fresh).nonzero()[:, 0], summary)
         can_read = rows.length > 0  # where nothing can be read nothing is decided
         rows.meter.charge(self.decision_flops * can_read)
+        peek = self._peek() if "peek" in self.needs else None
+        return self._shown(rows, summary, rows.probabilities if "probabilities" in self.needs else None, peek)
+
+    def _shown(
+        self, rows: _Rows, summary: Tensor, probabilities: Tensor | None, peek: Tensor | None
+    ) -> Observation:
         return Observation(
             summary=summary,
-            probabilities=rows.probabilities if "probabilities" in self.needs else None,
+            probabilities=probabilities,
             streak=rows.streak,
             position=rows.position,
             length=rows.length,
@@ -150,7 +170,7 @@ class Slots:
             price=rows.price,
             tokens_left=rows.token_budget - rows.meter.tokens,
             flops_left=rows.flops_budget - rows.meter.flops,
-            peek=self._peek() if "peek" in self.needs else None,
+            peek=peek,
             seen=rows.seen if "seen" in self.needs else None,
             preview=rows.preview if "preview" in self.needs else None,
             episode=rows.episode,
@@ -159,12 +179,14 @@ class Slots:
     def step(self, actions: Int[Tensor, "batch decisions"]) -> Transition:
         """Carry out one action in each busy slot: halt, or go and read; then refill the slots that ended."""
         rows = self._rows
-        at = Situation(self.reader.modes, rows.length, rows.meter.observations)
+        at = Situation(self.reader.modes, self.reader.full_mode, rows.length, rows.meter.observations)
         choice = self.scheme.decode(actions, at)
-        start = torch.where(choice.place >= 0, choice.place, rows.position + choice.advance)
+        start, room = rows.position + choice.advance, rows.length
+        if not self.scheme.forward:
+            start, room = unread_from(choice.place, rows.seen, rows.length)
         going = ~choice.halt & (start < rows.length)
         mode = torch.where(going, choice.mode, torch.full_like(choice.mode, COPY))
-        counts = (rows.length - start).clamp(0, self.chunk)
+        counts = torch.minimum(rows.length - start, room).clamp(0, self.chunk)
         passed = counts
         counts = torch.minimum(counts, self._affordable(mode)) * going
         stuck = going & (mode != COPY) & (counts == 0)  # the budget does not pay for what was chosen
@@ -192,7 +214,7 @@ class Slots:
         rows.state = self.reader.step(rows.state, chunk.narrow(), mode)
         rows.meter.charge_reading(flops, chunk.counts)
         rows.fresh = rows.fresh & (chunk.counts == 0)
-        if "seen" in self.needs:
+        if self._tracks_seen:
             real = torch.arange(chunk.positions.shape[1], device=self.device) < chunk.counts[:, None]
             rows.seen = rows.seen.scatter_reduce(1, chunk.positions, real, "amax")
 
@@ -246,11 +268,12 @@ class Slots:
         return room & (rows.flops_budget - rows.meter.flops >= need)
 
     def _cheapest_mode(self) -> int:
-        modes = torch.arange(1, len(self.reader.modes))
+        modes = torch.tensor(self.scheme.reading_modes(self.reader.modes, self.reader.full_mode))
         costs = self.reader.read_flops(modes, torch.ones_like(modes), torch.zeros_like(modes))
         return int(modes[costs.argmin()])
 
     def _check_budget(self, plan: Plan) -> None:
+        self._check_capacity(plan)
         least = self.reader.predict_flops + self._preview_flops() * self.reader.task.max_length
         self._flops_limited |= not bool(torch.isinf(plan.flops_budget).all())
         if len(plan) and float(plan.flops_budget.min()) < least:
@@ -262,6 +285,20 @@ class Slots:
                 + (" and of the previews" if self._preview_flops() else ""),
             )
 
+    def _check_capacity(self, plan: Plan) -> None:
+        capacity = self.reader.capacity
+        if capacity is None or not len(plan):
+            return
+        longest = int(torch.minimum(self.source.lengths[plan.sequences], plan.token_budget).max())
+        if longest > capacity:
+            raise bad(
+                "reading", "tokens of a sequence", longest, f"at most the reader's capacity ({capacity})"
+            )
+
+    @property
+    def _tracks_seen(self) -> bool:
+        return "seen" in self.needs or not self.scheme.forward
+
     def _preview_flops(self) -> int:
         return self.reader.preview_flops if "preview" in self.needs else 0
 
@@ -269,6 +306,9 @@ class Slots:
         rows = self._rows
         which = ended.nonzero()[:, 0]
         self._answer(which[~rows.fresh[which]], self.reader.summary(rows.state))
+        if self._keep_last:
+            ending = rows.take(which)  # nothing comes next, so that there is nothing to peek at
+            self.last = self._shown(ending, self.reader.summary(ending.state), ending.probabilities, None)
         return Outcome(
             rows.episode[which],
             rows.sequence[which],
@@ -298,7 +338,6 @@ class Slots:
         first = self._first + self._next
         self._next += len(part)
         num, device = len(part), self.device
-        capacity = math.inf if self.reader.capacity is None else float(self.reader.capacity)
         sequence = part.sequences.to(device)
         zeros = torch.zeros(num, dtype=torch.long, device=device)
         length = self.source.lengths[part.sequences].to(device)
@@ -312,23 +351,22 @@ class Slots:
             streak=zeros,
             guess=zeros - 1,
             price=part.price.to(device),
-            token_budget=part.token_budget.clamp(max=capacity).to(device),
+            token_budget=part.token_budget.to(device),
             flops_budget=part.flops_budget.to(device),
             meter=meter,
             charged=torch.zeros(num, dtype=torch.float64, device=device),
             probabilities=torch.zeros(num, self.reader.task.num_classes, device=device),
             fresh=torch.zeros(num, dtype=torch.bool, device=device),
-            seen=torch.zeros(num, self._num_places("seen"), dtype=torch.bool, device=device),
+            seen=torch.zeros(
+                num, self.reader.task.max_length * self._tracks_seen, dtype=torch.bool, device=device
+            ),
             preview=self._preview(sequence, length),
             state=self.reader.initial(num),
         )
 
-    def _num_places(self, need: str) -> int:
-        return self.reader.task.max_length if need in self.needs else 0
-
     def _preview(self, sequence: Tensor, length: Tensor) -> Tensor:
         """The preview of every position; of none where the agent needs none."""
-        width = self._num_places("preview")
+        width = self.reader.task.max_length if "preview" in self.needs else 0
         if not width or not len(sequence):
             return torch.zeros(len(sequence), width, self.reader.preview_size, device=self.device)
         return self.reader.preview(

@@ -167,6 +167,7 @@ READER = "temporal.readers.recurrent.RecurrentReader"
         # without effect
         ("--agent.scheme [Sift] --training.stopping.updates 9", "config: training: stopping.updates, got 9; expected 0, for the scheme has no Halt"),
         ("--agent.scheme [Sift] --training.stopping.updates 0 --training.stopping_weight 1", "config: training: stopping_weight, got 1.0; expected 0, for the scheme has no Halt"),
+        ("--agent.dropout 0.1 --training.stopping.updates 0", "config: agent: dropout, got 0.1; expected 0, for no halting is fitted on recorded readings"),
         ("--reader temporal.readers.TransformerReader --training.warmup.skim_share 0.5", "config: training: warmup.skim_share, got 0.5; expected 0, for the reader has no mode skim"),
         ("--data.test_share 0.5", "data: test_share, got 0.5; expected no value: there is a test split"),
     ],

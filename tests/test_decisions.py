@@ -33,7 +33,7 @@ def decode(
     scheme: Scheme, actions: torch.Tensor, modes: Sequence[str] = MODES, length: int = 10, seen: int = 0
 ) -> Choice:
     here = torch.ones(len(actions), dtype=torch.long)
-    return scheme.decode(actions, Situation(modes, length * here, seen * here))
+    return scheme.decode(actions, Situation(modes, len(modes) - 1, length * here, seen * here))
 
 
 def test_what_no_decision_settles_has_a_default() -> None:

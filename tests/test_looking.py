@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from temporal.agents.base import Agent
 from temporal.agents.controls import Confidence, Prefix, ReadAll
 from temporal.agents.looking import Coarse, PreviewFirst, RandomFrames, TruthFirst, UniformFrames
-from temporal.agents.rollout import SpanRecorder
+from temporal.agents.rollout import SpanRecorder, roll_out
 from temporal.data.base import Sequences
 from temporal.decisions import coarse_to_fine
 from temporal.episodes import Observation, Outcome, Plan
@@ -309,3 +309,42 @@ def test_previews_that_the_reader_lacks() -> None:
     with pytest.raises(UserError) as error:
         read(clips(3), reader, PreviewFirst(ReadAll(), TASK.max_length), Plan.of(torch.tensor([0])), 1, 1)
     assert str(error.value) == "reading: preview, got 'a reader without'; expected a reader that has previews"
+
+
+# Which mode is full.
+
+
+VIEWS = {
+    "crops last": ("8px", "16px", "8px_2x2"),
+    "whole first": ("16px", "8px_2x2", "8px"),
+    "one": ("8px_2x2", "16px"),
+}
+
+
+@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
+def test_rules_look_at_the_whole_frame_at_full_price_whatever_the_order_of_views(
+    views: tuple[str, ...],
+) -> None:
+    reader, source = noise_reader(views=views), clips(*LENGTHS)
+    rules = [
+        ReadAll(),
+        UniformFrames(20, 20),
+        PreviewFirst(ReadAll(), 20),
+        Coarse(ReadAll()),
+        RandomFrames(20, 20),
+    ]
+    for rule in rules:
+        episodes = roll_out(source, reader, rule, Plan.of(torch.arange(len(LENGTHS))), 3, 1)
+        read_in = episodes.reads.modes[episodes.reads.counts > 0]
+        assert {reader.modes[mode] for mode in read_in.tolist()} == {"16px"}
+        assert episodes.tokens.tolist() == list(LENGTHS)
+    frame = reader.encoder.flops(16)
+    assert 9 * frame < reader.full_flops() < 9 * (frame + 5000)  # the mean length is 9
+
+
+def test_a_reader_of_crops_alone_has_no_full_mode() -> None:
+    with pytest.raises(UserError) as error:
+        noise_reader(views=("8px_2x2", "4px_2x2"))
+    assert str(error.value) == (
+        "AttentiveFrameReader: views, got ['8px_2x2', '4px_2x2']; expected one of the whole frame among them, as 128px"
+    )

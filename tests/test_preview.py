@@ -75,7 +75,7 @@ def test_the_loss_is_the_chance_of_a_right_answer_after_one_frame(flips: bool, s
     reader = noise_reader()
     assert len(RAGGED) > ROWS
     scene = scene_of(RAGGED, reader)
-    phase = PreviewPhase(scene, PreviewFit(batch_size=9, flips=flips))
+    phase = PreviewPhase(scene, PreviewFit(batch_size=9, flips=flips), 1.0)
     phase.prepare(generator())
     [(loss, metrics)] = phase.losses(0, generator(seed))
     same = generator(seed)
@@ -95,7 +95,7 @@ def test_the_loss_is_the_chance_of_a_right_answer_after_one_frame(flips: bool, s
 
 def test_only_the_preview_learns_from_the_loss() -> None:
     reader = noise_reader()
-    phase = PreviewPhase(scene_of(RAGGED, reader), PreviewFit(batch_size=9))
+    phase = PreviewPhase(scene_of(RAGGED, reader), PreviewFit(batch_size=9), 1.0)
     phase.prepare(generator())
     [(loss, _)] = phase.losses(0, generator())
     loss.backward()
@@ -108,7 +108,7 @@ def test_it_never_sees_what_the_agent_learns_from() -> None:
     source = NeedleClips(num=30).split("train")
     reader = colour_reader(NeedleClips(num=30))
     scene = scene_of(source, reader, held_out=0.3)
-    phase = PreviewPhase(scene, PreviewFit())
+    phase = PreviewPhase(scene, PreviewFit(), 1.0)
     phase.prepare(generator())
     rows = scene.reader_rows
     assert len(rows) == 21

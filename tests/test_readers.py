@@ -199,7 +199,12 @@ def test_transformer_memory_is_as_long_as_the_fullest_row() -> None:
         ),
         (
             {"capacity": 0},
-            "TransformerReader: capacity, got 0; expected a whole number from 1 to 1,000,000",
+            "TransformerReader: capacity, got 0; expected a whole number from 1 to 1,000,000, or null",
+        ),
+        (
+            {"capacity": TASK.max_length - 1},
+            f"TransformerReader: capacity, got {TASK.max_length - 1}; expected {TASK.max_length} or more, the tokens "
+            "of the longest sequence; or none, for no bound",
         ),
     ],
 )

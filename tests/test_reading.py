@@ -29,7 +29,7 @@ EVERYTHING = frozenset({"probabilities", "peek"})
 NOTHING: frozenset[str] = frozenset()
 
 
-def make_reader(kind: str, task: Task = NEEDLE.task, capacity: int = 512) -> Reader:
+def make_reader(kind: str, task: Task = NEEDLE.task, capacity: int | None = None) -> Reader:
     torch.manual_seed(0)
     reader: Reader
     if kind == "transformer":
@@ -407,10 +407,54 @@ def test_a_budget_of_one_answer_buys_one_answer(reader: Reader) -> None:
         assert not outcome.tokens.any()
 
 
-def test_memory_is_a_budget_too() -> None:
-    reader = make_reader("transformer", capacity=10)
-    outcome = run(SOURCE, reader, ReadAll(), all_of(SOURCE))
-    assert (outcome.tokens == 10).all()
+def test_more_than_a_reader_holds_is_refused_and_never_left_unread() -> None:
+    reader = make_reader("transformer", capacity=NEEDLE.task.max_length)
+    longer = texts(21, 22)
+    with pytest.raises(UserError) as error:
+        run(longer, reader, ReadAll(), all_of(longer))
+    assert (
+        str(error.value)
+        == "reading: tokens of a sequence, got 22; expected at most the reader's capacity (21)"
+    )
+    assert run(longer, reader, ReadAll(), all_of(longer, tokens=21)).tokens.tolist() == [21, 21]
+    unbound = make_reader("transformer")
+    assert run(longer, unbound, ReadAll(), all_of(longer)).tokens.tolist() == [21, 22]
+
+
+def test_slots_that_ran_empty_take_what_is_added() -> None:
+    reader = READERS["transformer"]  # its memories are as wide as the longest text read
+    slots = Slots(SOURCE, reader, ReadAll.scheme, Plan.of(torch.arange(3)), num_slots=2)
+
+    def finish() -> list[int]:
+        found: list[int] = []
+        while slots.busy:
+            slots.observe()
+            ended = slots.step(torch.zeros(slots.busy, 1, dtype=torch.long)).outcome
+            found += [] if ended is None else ended.episode.tolist()
+        return found
+
+    assert finish() == [0, 1, 2]
+    slots.extend(Plan.of(torch.arange(2)))
+    assert slots.busy == 2
+    slots.observe()
+    slots.step(torch.ones(2, 1, dtype=torch.long) * torch.tensor([[0], [1]]))  # one of two is left
+    slots.extend(Plan.of(torch.arange(2)))
+    assert slots.busy == 2
+    assert finish() == [3, 5, 6]
+
+
+def test_money_for_a_mode_that_the_scheme_lacks_buys_nothing() -> None:
+    reader = READERS["gru"]  # can skim, for much less than it reads
+    skim, full = (
+        float(reader.read_flops(torch.tensor([mode]), torch.tensor([1]), torch.tensor([0])))
+        for mode in (1, 2)
+    )
+    budget = 2 * reader.predict_flops + 5 + (skim + full) / 2
+    skims = Script((Mode(("skim", "full")), 0), cost=5)
+    assert (run(SOURCE, reader, skims, all_of(SOURCE, flops=budget)).tokens > 0).all()
+    reads = Script((Jump((0,)), 0), cost=5)
+    outcome = run(SOURCE, reader, reads, all_of(SOURCE, flops=budget))
+    assert (outcome.flops == reader.predict_flops).all()  # not even a decision
 
 
 # Edges.

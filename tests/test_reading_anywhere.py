@@ -20,6 +20,7 @@ from torch import Tensor
 from temporal.agents.base import Agent
 from temporal.agents.controls import ReadAll
 from temporal.agents.looking import Coarse
+from temporal.agents.rollout import SpanRecorder
 from temporal.data.base import Sequences
 from temporal.decisions import Decision, Halt, Jump, Mode, Order, Place, Scheme, Sift, coarse_to_fine
 from temporal.env import ReadEnv, ReadVectorEnv
@@ -132,7 +133,7 @@ def test_a_sequence_ends_when_as_many_were_read_as_there_are() -> None:
     assert notes.looks[0][2][0] > notes.looks[0][3][0]
 
 
-def test_looking_again_brings_the_end_nearer() -> None:
+def test_nothing_is_looked_at_twice() -> None:
     class Stares(Dice):
         def act(self, observation: Observation) -> Tensor:
             return super().act(observation) * 0
@@ -140,7 +141,23 @@ def test_looking_again_brings_the_end_nearer() -> None:
     notes = Notes()
     outcome = run(Stares(), all_of(), 3, notes)
     assert outcome.tokens.tolist() == list(LENGTHS)
-    assert set(notes.looks[0]) == {(0, 1)}
+    assert notes.looks[0] == [(position, 1) for position in range(20)]
+
+
+@pytest.mark.parametrize(("decision", "chunk"), [(Place(5), 1), (Place(64), 1), (Place(5), 8), (Order(), 4)])
+def test_whoever_never_halts_reads_everything_once(decision: Decision, chunk: int) -> None:
+    class Anywhere(Dice):
+        def __init__(self) -> None:
+            self.scheme, self.needs, self.cost = Scheme((decision,)), NOTHING, 0.0
+
+        def act(self, observation: Observation) -> Tensor:
+            return (observation.episode + 7 * observation.observations)[:, None] % decision.num_options
+
+    recorder = SpanRecorder(len(LENGTHS))
+    outcome = read(SOURCE, READER, Anywhere(), all_of(), 3, chunk, recorder)
+    assert outcome is not None
+    assert outcome.tokens.tolist() == list(LENGTHS)
+    assert [sorted(read) for read in recorder.positions] == [list(range(length)) for length in LENGTHS]
 
 
 @few

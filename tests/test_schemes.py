@@ -301,7 +301,7 @@ def test_a_sampler_learns_how_many_frames_a_price_is_worth() -> None:
     optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
     for _ in range(150):
         price = scene.draw_prices(24, generator)
-        loss = fit.loss(agent, readings, price, scene.draw_budgets(24, generator))
+        loss = fit.loss(agent, readings, price)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -376,25 +376,19 @@ def test_the_loss_of_gates_is_that_of_their_targets_by_hand() -> None:
     agent, readings = recorded()
     num = len(LENGTHS)
     price = torch.linspace(0.1, 40, num, dtype=torch.double)
-    tokens = torch.tensor([math.inf, 2.0] * (num // 2), dtype=torch.double)
     fit = GateFit(scale=0.1)
-    observation = readings.observation._replace(
-        price=price[:, None].expand_as(readings.cost[:, 1:]),
-        tokens_left=tokens[:, None] - readings.observation.tokens,
-    )
+    observation = readings.observation._replace(price=price[:, None].expand_as(readings.cost[:, 1:]))
     with torch.no_grad():
         chance = torch.sigmoid(agent.halting(observation)).double()
     total, targets = [], []
     for row in range(num):
         for t in range(1, int(readings.num_steps[row])):  # from the first frame on
-            if t >= tokens[row]:
-                break
             limit = 0.1 * float(price[row]) * math.exp(math.log2(1 + t) / 2)
             opens = -float(readings.utility[row, t]) < limit
             targets.append(opens)
             total.append(-math.log(float(chance[row, t]) if opens else 1 - float(chance[row, t])))
     assert 0.2 < sum(targets) / len(targets) < 0.8
-    loss = fit.loss(agent, readings, price, tokens)
+    loss = fit.loss(agent, readings, price)
     assert loss.item() == pytest.approx(sum(total) / len(total), rel=1e-4)
 
 
@@ -414,9 +408,7 @@ def test_a_gates_target_worked_out() -> None:
     utility = -torch.tensor([[1.0, 0.6, 0.2, 0.1]], dtype=torch.double)
     readings = Recorded(observation, utility, -utility, torch.tensor([3]))
     # limits: 0.3 exp(1/2) = 0.49 after one frame, 0.3 exp(log2(3)/2) = 0.66 after two; so shut, then open
-    loss = GateFit(scale=0.1).loss(
-        agent, readings, torch.tensor([3.0]).double(), torch.tensor([math.inf]).double()
-    )
+    loss = GateFit(scale=0.1).loss(agent, readings, torch.tensor([3.0]).double())
     opens = 1 / (1 + math.exp(-2))
     assert loss.item() == pytest.approx(-(math.log(1 - opens) + math.log(opens)) / 2, rel=1e-6)
 
@@ -432,10 +424,7 @@ def test_gates_can_be_fitted() -> None:
     optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
 
     def loss() -> Tensor:
-        num = len(readings.num_steps)
-        return fit.loss(
-            agent, readings, scene.draw_prices(num, generator), scene.draw_budgets(num, generator)
-        )
+        return fit.loss(agent, readings, scene.draw_prices(len(readings.num_steps), generator))
 
     before = loss().item()
     for _ in range(150):

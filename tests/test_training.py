@@ -88,7 +88,8 @@ def write_config(
     **training: Any,
 ) -> Path:
     """A small experiment in which everything random is at work: dropout, gaps, draws, budgets."""
-    settings = {"hidden_size": 6, "summary_size": 3, "dropout": 0.1, **(agent or {})}
+    dropout = 0.0 if scheme == "jump" else 0.1  # only halting is fitted with it
+    settings = {"hidden_size": 6, "summary_size": 3, "dropout": dropout, **(agent or {})}
     if SCHEMES[scheme] is not None:
         settings["scheme"] = SCHEMES[scheme]
     parts = {

@@ -101,10 +101,20 @@ def put_rows(into: Tensor, rows: Tensor, new: Tensor) -> Tensor:
 
     Axis 1 may grow with reading (a transformer's memory), so the shorter of the two is padded with zeros.
     """
-    if into.shape[1:] != new.shape[1:]:
-        room = max(into.shape[1], new.shape[1])
-        into, new = (F.pad(t, (0, 0) * (t.dim() - 2) + (0, room - t.shape[1])) for t in (into, new))
+    into, new = _level(into, new)
     return into.index_copy(0, rows, new)
+
+
+def join_rows(first: Tensor, second: Tensor) -> Tensor:
+    """The slots of two tensors of a state one after the other, padded as by `put_rows`."""
+    return torch.cat(_level(first, second))
+
+
+def _level(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    if one.shape[1:] != other.shape[1:]:
+        room = max(one.shape[1], other.shape[1])
+        one, other = (F.pad(t, (0, 0) * (t.dim() - 2) + (0, room - t.shape[1])) for t in (one, other))
+    return one, other
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,8 @@ class Reader(Checked, nn.Module, ABC):
 
     The contract (tests/contracts/reader.py): `replay` equals repeated `step` to 1e-5 for any lengths, modes and
     batch; what was not read changes nothing; costs add up. In training mode dropout may differ between the two.
+    `modes[full_mode]` reads the whole of an observation: it is what rules read in, what reading everything means, and
+    the unit of price.
     """
 
     modes: tuple[str, ...]
@@ -170,8 +182,13 @@ class Reader(Checked, nn.Module, ABC):
         self.register_buffer("salience", torch.ones(task.vocabulary_size))
 
     @property
+    def full_mode(self) -> int:
+        """Index of the mode that reads the whole of an observation; the last where a reader does not say."""
+        return len(self.modes) - 1
+
+    @property
     def capacity(self) -> int | None:
-        """Most tokens that one sequence may have read; None where memory does not grow with reading."""
+        """Most tokens that one sequence may have read; None for no bound."""
         return None
 
     @abstractmethod
@@ -222,5 +239,5 @@ class Reader(Checked, nn.Module, ABC):
         """
         length = self.task.mean_length if length is None else length
         count = torch.tensor([max(round(length), 1)])
-        mode = torch.tensor([len(self.modes) - 1])
+        mode = torch.tensor([self.full_mode])
         return float(self.read_flops(mode, count, torch.zeros(1, dtype=torch.long))) + self.predict_flops

@@ -24,8 +24,8 @@ class TransformerReader(Reader):
     """A causal pre-norm transformer over the tokens that were read, at their true places in the sequence.
 
     What was not read is not attended to, so it costs nothing; each token read attends to all read before it (Vaswani
-    et al., arXiv 1706.03762, with sinusoidal positions, so that length has no bound). Replay takes any number of
-    tokens; only stepping is held to `capacity`.
+    et al., arXiv 1706.03762, with sinusoidal positions, so that length has no bound). A slot's memory grows with what
+    was read.
 
     Args:
         task: what the data set says (filled in by the program).
@@ -33,7 +33,8 @@ class TransformerReader(Reader):
         num_layers: layers, 1 or more.
         num_heads: attention heads of each layer.
         ratio: hidden units of a layer's perceptron as a multiple of width.
-        capacity: most tokens that one sequence may have read when stepping; sizes the memory of a slot.
+        capacity: most tokens that one sequence may have read when stepping, those of the task's longest or more;
+            bounds the memory of a slot. Any number when left out.
         readout: parts of the read-out, of last, max, mean.
         embedding_dropout: share of embedding entries zeroed in training, 0 to below 1.
         token_dropout: share of tokens replaced by padding in training, 0 to below 1.
@@ -49,13 +50,16 @@ class TransformerReader(Reader):
         num_layers: Few = 2,
         num_heads: Few = 4,
         ratio: Few = 4,
-        capacity: Tokens = 512,
+        capacity: Tokens | None = None,
         readout: tuple[Part, ...] = ("max", "mean"),
         embedding_dropout: BelowOne = 0.2,
         token_dropout: BelowOne = 0.1,
         summary_dropout: BelowOne = 0.3,
     ) -> None:
         super().__init__(task)
+        if capacity is not None and capacity < task.max_length:
+            expected = f"{task.max_length} or more, the tokens of the longest sequence; or none, for no bound"
+            raise bad("TransformerReader", "capacity", capacity, expected)
         if width % 2 or width % num_heads:
             raise bad("TransformerReader", "width", width, f"an even multiple of num_heads ({num_heads})")
         self.width = width
@@ -73,8 +77,8 @@ class TransformerReader(Reader):
         self.token_dropout = token_dropout
 
     @property
-    def capacity(self) -> int:
-        """Most tokens that one sequence may have read when stepping."""
+    def capacity(self) -> int | None:
+        """Most tokens that one sequence may have read when stepping; None for no bound."""
         return self._capacity
 
     @property
@@ -121,7 +125,7 @@ class TransformerReader(Reader):
         memories, count, readout = state[:num_layers], state[num_layers], state[num_layers + 1 :]
         after = count + chunk.counts
         room = int(after.max()) if after.numel() else 0
-        if room > self._capacity:
+        if self._capacity is not None and room > self._capacity:
             expected = f"at most its capacity ({self._capacity})"
             raise bad("reader", "tokens read of one sequence", room, expected)
         places = torch.arange(chunk.tokens.shape[1], device=count.device)

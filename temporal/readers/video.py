@@ -18,7 +18,6 @@ from temporal.readers.readout import ReadOut
 
 NUM_WAVES = 6  # sines and cosines that say when a frame is from
 PREVIEWS = 128  # thumbnails that go through their network together; more leave a CPU's cache
-AT_ONCE = 1024  # thumbnails; more would leave the processor's cache
 LOUDEST = 8.0  # attention scores stay within +- this, so that their exponentials can be summed as they come
 
 
@@ -35,44 +34,17 @@ class Frames(Protocol):
         """Frames at the size of previews."""
 
 
-class _Previews:
-    """Previews of frames that were seen before, while network and store stay the same.
-
-    A training or a curve reads the same clips many times; each is charged for its previews every time.
-    """
-
-    def __init__(self) -> None:
-        self._known: tuple[object, ...] = ()
-        self._table = torch.empty(0)
-
-    @torch.no_grad()
-    def look_up(self, ids: Tensor, store: Frames, network: Thumbnail) -> Tensor:
-        """What the network makes of frames."""
-        weights = [(p, p._version) for p in network.parameters()]  # versions rise with every change
-        known = (store, ids.device, *(part for pair in weights for part in pair))
-        if len(known) != len(self._known) or any(
-            a is not b and (isinstance(a, Tensor) or a != b) for a, b in zip(known, self._known, strict=True)
-        ):
-            self._known, self._table = known, torch.empty(0, network.size, device=ids.device)
-        room = int(ids.max()) + 1 - len(self._table) if len(ids) else 0
-        if room > 0:
-            self._table = nn.functional.pad(self._table, (0, 0, 0, room), value=torch.nan)
-        missing = ids[self._table[ids, 0].isnan()].unique()
-        for part in missing.split(AT_ONCE):
-            self._table[part] = network(store.thumbnails(part)).to(self._table.dtype)
-        return self._table[ids]
-
-
 class FrameReader(Reader):
     """What readers of frames share: looking frames up, encoding them in a mode, saying when they are from.
 
-    The modes are copy and then the views, such as 64px, 128px or the nine crops of 64px_3x3; the last is full. Ids
-    are looked up in `frames`, which whoever has the videos attaches.
+    The modes are copy and then the views, such as 64px, 128px or the nine crops of 64px_3x3; the largest view of the
+    whole frame is full. Ids are looked up in `frames`, which whoever has the videos attaches.
 
     Args:
         task: what the data set says (filled in by the program).
         encoder: turns a frame into features.
-        views: modes in rising cost; SIZEpx, or SIZEpx_ROWSxCOLUMNS for crops of half the width and height.
+        views: SIZEpx for the whole frame, of which there is at least one, or SIZEpx_COLUMNSxROWS for a grid of
+            crops of half its width and height.
         frame_size: pixels of a side of the square to which frames are decoded; views are cut from it.
         hidden_size: units of what is remembered of each frame.
         preview: tiny network over thumbnails of all frames; none leaves previews out.
@@ -99,6 +71,12 @@ class FrameReader(Reader):
         self.frame_size = frame_size
         if any(view.size > frame_size for view in self.views):
             raise bad(type(self).__name__, "views", list(views), f"{frame_size}px or less, as frame_size")
+        whole = [(view.size, index) for index, view in enumerate(self.views, start=1) if view.window is None]
+        if not whole:
+            raise bad(
+                type(self).__name__, "views", list(views), "one of the whole frame among them, as 128px"
+            )
+        self._full_mode = max(whole)[1]
         self.encoder = encoder
         self.adapters = nn.ModuleList(nn.Linear(encoder.feature_size, hidden_size) for _ in self.views)
         self.when = nn.Linear(2 * NUM_WAVES, hidden_size)
@@ -107,12 +85,16 @@ class FrameReader(Reader):
         self.preview_size = 0 if preview is None else preview.size
         self.feature_dropout, self.summary_dropout = nn.Dropout(feature_dropout), nn.Dropout(summary_dropout)
         self.frames: Frames | None = None
-        self._previews = _Previews()
         each = [
             encoder.flops(view.size) + module_flops(adapter) + module_flops(self.when)
             for view, adapter in zip(self.views, self.adapters, strict=True)
         ]
         self._look_flops = torch.tensor([0, *each], dtype=torch.float64)
+
+    @property
+    def full_mode(self) -> int:
+        """Index of the largest view of the whole frame."""
+        return self._full_mode
 
     @property
     @abstractmethod
