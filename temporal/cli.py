@@ -11,13 +11,18 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from temporal.errors import UserError, bad, reason
+from temporal.errors import UserError, bad, plain, reason
 
 EPILOG = "`temporal COMMAND --help` says more. Mistakes are told in one line (exit 2); --debug shows where they arose."
 
 
 SECTIONS = ("config", "data", "reader", "agent", "training", "evaluation", "chunk", "num_slots", "device")
 """Settings of an experiment, which train and cost take besides their own options."""
+
+TRUST = (
+    "import classes of the run that are not temporal's, which runs their code, take any tokenizer, model and size, "
+    "and fetch what it names from the Hugging Face hub"
+)
 
 NUMBERS = {"int": "a whole number", "float": "a number"}
 
@@ -71,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--reader-from", metavar="RUN", help="take the reader of a finished run and do not warm it up"
     )
+    train.add_argument("--trust", action="store_true", help=f"of --reader-from: {TRUST}")
     train.add_argument("--tensorboard", action="store_true", help="write event files beside metrics.jsonl")
     train.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
@@ -81,9 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
         "runs", nargs="+", metavar="RUN", help="run folders; several seeds of one configuration"
     )
     evaluate.add_argument("--again", action="store_true", help="trace anew what was traced before")
-    evaluate.add_argument(
-        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
-    )
+    evaluate.add_argument("--trust", action="store_true", help=TRUST)
 
     plot = commands.add_parser("plot", help="draw accuracy against FLOPs of evaluated runs")
     plot.add_argument(
@@ -114,9 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         help="that decoding a video may take, or it is given up; 60 when left out",
     )
-    score.add_argument(
-        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
-    )
+    score.add_argument("--trust", action="store_true", help=TRUST)
 
     cost = commands.add_parser("cost", help="the price list of a configuration, before any training")
     cost.add_argument("config", help="a YAML file, or the name of a shipped one")
@@ -140,9 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     strips.add_argument("--frames", type=int, help="most frames looked at in each")
     strips.add_argument("--out", default="strips.png", help="png or svg")
-    strips.add_argument(
-        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
-    )
+    strips.add_argument("--trust", action="store_true", help=TRUST)
 
     commands.add_parser("list", help="shipped configurations, and the classes that a YAML can name")
     return parser
@@ -203,5 +203,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"temporal: {message}", file=sys.stderr)
+    print(plain(f"temporal: {message}"), file=sys.stderr)
     return 2

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,8 @@ from rich.table import Table
 from temporal import runs
 from temporal.agents.train import train
 from temporal.data.base import preparing
-from temporal.display import bar, results, training_bar
-from temporal.errors import UserError, bad
+from temporal.display import bar, results, tell, training_bar
+from temporal.errors import UserError, bad, plain
 from temporal.experiment import (
     KINDS,
     Experiment,
@@ -49,10 +50,10 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     folder = Path(options.out) if options.out else runs.default_folder(config, parsed.seed)
     if runs.check_folder(folder, parsed, options.resume, options.reader_from):
-        print(folder)
+        tell(folder)
         return
     # Everything that can be wrong with what was given comes up before the folder is made.
-    source = runs.load(Path(options.reader_from)) if options.reader_from else None
+    source = _load(options.reader_from, options.trust) if options.reader_from else None
     with _preparing():
         experiment = instantiate(parsed)
         reader, agent = experiment.build()
@@ -72,7 +73,12 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     assert scene.source.labels is not None
     commonest = int(torch.bincount(scene.source.labels).argmax())
     runs.finish(folder, reader, agent, {"commonest": commonest})
-    print(folder)
+    tell(folder)
+
+
+def _load(folder: str | Path, trust: bool) -> runs.Run:
+    """Load a run; where it is trusted, what that means is said first."""
+    return runs.load(Path(folder), trust, lambda told: print(plain(f"temporal: {told}"), file=sys.stderr))
 
 
 @contextmanager
@@ -147,7 +153,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     folders = [Path(r) for r in options.runs]
     for folder in folders:
         if options.again or not (folder / "outcomes.npz").is_file():
-            run = runs.load(folder, options.trust)
+            run = _load(folder, options.trust)
             with _preparing():
                 experiment = run.experiment()
                 experiment.data.equip(run.reader)
@@ -159,7 +165,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
 def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
     """Draw evaluated runs; prints the file."""
     draw([Path(r) for r in options.runs], Path(options.out), options.title, options.agents)
-    print(options.out)
+    tell(options.out)
 
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -171,7 +177,7 @@ def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.seconds_per_file is not None and not 0 < options.seconds_per_file <= LONGEST_SECONDS:
         expected = f"a number above 0, at most {LONGEST_SECONDS:g}"
         raise bad("score", "--seconds-per-file", options.seconds_per_file, expected)
-    run = runs.load(Path(options.run), options.trust)
+    run = _load(options.run, options.trust)
     if isinstance(run.reader, FrameReader):
         _score_videos(run, options)
     else:
@@ -186,7 +192,7 @@ def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
             run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
             options.price, options.text_column or "text", progress,
         )  # fmt: skip
-    print(summary)
+    tell(summary)
 
 
 def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
@@ -198,7 +204,7 @@ def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
     budget = Budget(options.frames, options.flops, price)
     with bar("scoring", "videos") as progress:
         summary = score_videos(run, options.inputs, Path(options.out), budget, workers, seconds, progress)
-    print(summary)
+    tell(summary)
 
 
 def _refuse(options: argparse.Namespace, option: str, expected: str) -> None:
@@ -263,7 +269,7 @@ def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
         value = getattr(options, what)
         if value is not None and not least <= value < math.inf:
             raise bad("strips", f"--{what}", value, f"a finite number from {least} up")
-    run = runs.load(Path(options.run), options.trust)
+    run = _load(options.run, options.trust)
     with _preparing():
         experiment = run.experiment()
         if isinstance(run.reader, FrameReader):
@@ -271,7 +277,7 @@ def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
     draw_strips(
         run, experiment, Path(options.out), options.clips, options.price, options.frames, options.seed
     )
-    print(options.out)
+    tell(options.out)
 
 
 def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -283,7 +289,7 @@ def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
         manifest = make_doom(
             Path(options.out), options.clips, options.seed, workers, lambda done, num: progress("", done, num)
         )
-    print(manifest)
+    tell(manifest)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {

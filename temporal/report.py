@@ -22,7 +22,7 @@ from temporal.experiment import Experiment
 from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
 from temporal.reading import read
-from temporal.runs import Run, read_about, read_config
+from temporal.runs import Run, read_about, read_floor
 from temporal.strips import Strip, plot_strips
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
@@ -82,7 +82,7 @@ class Evaluated:
                 )
             self.saved.append(load_outcomes(folder / "outcomes.npz"))
             self.points.extend(p for p in read_points(folder / "points.jsonl") if p.split == "test")
-        floors = {read_config(folder)["evaluation"]["init_args"]["floor"] for folder in folders}
+        floors = {read_floor(folder) for folder in folders}
         if len(floors) != 1:
             raise bad(
                 "plot",
@@ -90,7 +90,7 @@ class Evaluated:
                 sorted(floors),
                 "one, so that areas are the same thing",
             )
-        self.floor = float(floors.pop())
+        self.floor = floors.pop()
         tasks = sorted({p.task for p in self.points})
         if len(tasks) != 1:
             raise bad("plot", "tasks of the runs", tasks, "one; draw each task by itself")

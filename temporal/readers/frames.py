@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from temporal.cost import linear_flops
 from temporal.errors import UserError, bad
 
-VIEW = re.compile(r"([1-9]\d*)px(?:_([1-9]\d*)x([1-9]\d*))?")
+VIEW = re.compile(r"([1-9]\d{0,3})px(?:_([1-9]\d?)x([1-9]\d?))?")
 SLICE = 16  # frames encoded together; beyond it the layers of a small network leave a CPU's cache
 MODEL_FILES = (  # one of each line
     ("config.json",),
@@ -316,7 +316,7 @@ def _normalisation(model: str) -> tuple[Tensor, Tensor, Tensor]:
     """
     from transformers import AutoImageProcessor
 
-    processor = AutoImageProcessor.from_pretrained(model)
+    processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
     colours = 255 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
     pictures = list(np.broadcast_to(colours[:, None, None], (4, 32, 32, 3)))
     shown = processor(images=pictures, return_tensors="pt")["pixel_values"]
@@ -335,7 +335,9 @@ def _load(model: str) -> tuple[Any, set[str]]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of unused and missing weights: what matters is said here
     try:
-        network, about = AutoModel.from_pretrained(model, use_safetensors=True, output_loading_info=True)
+        network, about = AutoModel.from_pretrained(
+            model, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+        )
     finally:
         logging.set_verbosity(verbosity)
     half = "vision_model." if hasattr(network, "vision_model") else ""
