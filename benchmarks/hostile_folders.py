@@ -270,7 +270,8 @@ def files(canary: Path) -> Iterator[Case]:
     def listen(path: Path) -> None:
         here = Path.cwd()
         os.chdir(path.parent)  # the name of a socket must be short
-        socket.socket(socket.AF_UNIX).bind(path.name)
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
         os.chdir(here)
 
     ways: dict[str, Callable[[Path], None]] = {

@@ -14,7 +14,7 @@ from temporal.bounded import MIB, check_file
 from temporal.errors import UserError, bad
 
 MOST_BYTES = 1024 * MIB  # unpacked
-MOST_NAMES_BYTES = 2 * MIB  # of the list of what is in it
+MOST_NAMES_BYTES = MIB // 4  # of the list of what is in it
 END = 22  # bytes at the end of a zip without a comment
 LOCATOR = 20  # bytes before them in a zip of more files than a run has
 
@@ -64,6 +64,6 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
         num_bytes = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "bf" or turned:
             raise ValueError(f"an array of {dtype}")
-        if num_bytes != member.file_size - opened.tell():
+        if min(shape, default=0) < 0 or num_bytes != member.file_size - opened.tell():
             raise ValueError("an array of another size than its header says")
         return np.frombuffer(bytearray(opened.read(num_bytes)), dtype).reshape(shape)

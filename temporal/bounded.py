@@ -159,7 +159,7 @@ def load_yaml(text: str) -> Any:
     try:
         events = _checked(yaml.parse(text, Loader=yaml.SafeLoader))
         value = _value(next(events), events)
-        if not isinstance(next(events), yaml.DocumentEndEvent):
+        if not isinstance(next(events), yaml.DocumentEndEvent) or next(events, None) is not None:
             raise ValueError("more than one value")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

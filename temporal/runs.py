@@ -256,7 +256,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_floor(folder: Path) -> float:
     """The share of a full reading from which a run's areas count, from its configuration; nothing is built."""
     config = stored.check_part(read_config(folder), "evaluation", f"run: {folder / 'config.yaml'}")
-    floor = config["init_args"].get("floor", FLOOR_SHARE)
+    floor = config.get("init_args", {}).get("floor", FLOOR_SHARE)
     if not 0 < floor < 1:
         raise bad(
             "run", f"evaluation.floor in {folder / 'config.yaml'}", floor, "a number above 0 and below 1"

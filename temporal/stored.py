@@ -172,7 +172,8 @@ class _Translation:
         settings = {
             name: self._setting(found, name, each, f"{at}.{name}") for name, each in value["settings"].items()
         }
-        return {"class_path": f"{found.__module__}.{found.__qualname__}", "init_args": settings}
+        path = f"{found.__module__}.{found.__qualname__}"
+        return {"class_path": path, "init_args": settings} if settings else {"class_path": path}
 
     def _class(self, name: Any, base: type, at: str) -> type:
         """A class by its short name, out of those that the place can hold."""
