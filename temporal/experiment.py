@@ -103,7 +103,9 @@ def pick_device(name: str) -> torch.device:
         found: torch.device = PartialState().device
         return found
     if not DEVICE.fullmatch(name):
-        raise bad("experiment", "device", name, "auto, cpu or an accelerator that is there (cuda, cuda:0, mps, xpu)")
+        raise bad(
+            "experiment", "device", name, "auto, cpu or an accelerator that is there (cuda, cuda:0, mps, xpu)"
+        )
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

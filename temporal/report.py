@@ -102,7 +102,7 @@ class Evaluated:
             raise bad("plot", "points of read_all", len(everyone), missing)
         self.full_accuracy = float(np.mean([p.accuracy for p in everyone]))
         self.full_flops_read = float(np.mean([p.flops_mean for p in everyone]))
-        self.names = [n for n in self.saved[0]["test"] if n not in (FREE, "read_all")]
+        self.names = [n for n in self.saved[0].get("test", {}) if n not in (FREE, "read_all")]
 
     def runs(self, name: str) -> list[AgentRun]:
         """One agent in all seeds."""
