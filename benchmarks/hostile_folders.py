@@ -127,7 +127,8 @@ def keys(canary: Path) -> Iterator[Case]:
         "reader.class": "os.system", "reader.settings": settings, "class": "os.system",
     }  # fmt: skip
     for key, value in found.items():
-        yield Case("other key", repr(key)[:40], edit("config.yaml", put(key, value)))
+        added = {key: value}
+        yield Case("other key", repr(key)[:40], edit("config.yaml", lambda c, a=added: c | a))
     for slot in ("reader", "agent", "data", "training", "evaluation", "training.warmup", "training.learner"):
         dotted = {f"{slot}.class_path": "os.system", f"{slot}.init_args": settings}
         yield Case("other key", f"dotted {slot}", edit("config.yaml", lambda c, d=dotted: c | d))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -25,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,6 +144,13 @@ def arguments(command: str, folder: Path, place: Place) -> list[str]:
     }[command]
 
 
+@cache
+def known_modules() -> set[str]:
+    """Top names of the modules that may be imported: of the library, of installed packages, and the project's."""
+    loaded = (name.partition(".")[0] for name in sys.modules)
+    return {*sys.stdlib_module_names, *packages_distributions(), *loaded} - {"antigravity", "this", "canary_module"}
+
+
 class Watch:
     """An audit hook that notes what should not happen."""
 
@@ -161,12 +170,7 @@ class Watch:
                   sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sys.prefix, sys.base_prefix,
                   str(Path(__file__).parents[1]), os.path.expanduser("~/.config/matplotlib"), os.path.expanduser("~/.cache/matplotlib"))  # fmt: skip
         self._allowed = tuple(os.path.realpath(each) for each in (*map(str, ours), *system))
-        self._modules = {
-            *sys.stdlib_module_names,
-            *packages_distributions(),
-            *(n.partition(".")[0] for n in sys.modules),
-        }
-        self._modules -= {"antigravity", "this", "canary_module"}
+        self._modules = known_modules()
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         """Note one event."""
@@ -304,6 +308,8 @@ def prepare() -> None:
 
     import temporal.commands  # noqa: F401
 
+    known_modules()
+    gc.freeze()  # what is collected in a child would be copied
     accelerate.PartialState()
     datasets.disable_progress_bars()
 

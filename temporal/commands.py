@@ -18,6 +18,7 @@ from rich.table import Table
 
 from temporal import runs
 from temporal.agents.train import train
+from temporal.bounded import MIB, read_text
 from temporal.data.base import preparing
 from temporal.display import bar, results, tell, training_bar
 from temporal.errors import UserError, bad, plain
@@ -36,6 +37,7 @@ from temporal.report import draw, draw_strips, evaluate_run, report
 from temporal.scoring import score_inputs
 from temporal.watching import Budget, score_videos
 
+MOST_METRICS_BYTES = 256 * MIB
 SECONDS_PER_FILE = 60.0  # that a video may take to decode
 LONGEST_SECONDS = 1e6
 
@@ -131,12 +133,14 @@ class MetricsLog:
     def _drop_from(self, phase: str, update: int) -> None:
         """Keep the records before the update that comes next: a killed process may have logged more than it saved."""
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
+        text = read_text(self._path, MOST_METRICS_BYTES, "train") if os.path.lexists(self._path) else ""
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+                reached = (record["phase"], record["update"]) == (phase, update)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break  # cut off while being written
-            if (record["phase"], record["update"]) == (phase, update):
+            if reached:
                 break
             kept.append(line + "\n")
         runs.write_text(self._path, "".join(kept))

@@ -89,7 +89,8 @@ def _check_here(settings: dict[str, Any], where: str) -> None:
     """Raise UserError for data or a tokenizer that would have to be fetched."""
     for key, known in (("path", {p.name for p in SAMPLES.iterdir()}), ("tokenizer", {"words"})):
         name = settings.get(key)
-        if isinstance(name, str) and name not in known and not Path(name).expanduser().exists():
+        place = os.path.expanduser(str(name))
+        if name is not None and name not in known and not (os.path.isfile(place) or os.path.isdir(place)):
             expected = "a file or folder that exists; --trust fetches it from the Hugging Face hub"
             raise bad(where, f"data.{key}", name, expected)
 

@@ -509,7 +509,7 @@ def test_preview_settings() -> None:
         Thumbnail(height=0)
     assert str(error.value) == (
         "reader: height, width, extra, grid, channels of the preview, got (0, 64, 0, 0, (8, 16, 24)); "
-        "expected whole numbers from 1 up, extra and grid from 0"
+        "expected whole numbers from 1 up, sides to 1024, extra and grid from 0"
     )
 
 

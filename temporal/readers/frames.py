@@ -385,9 +385,9 @@ class Thumbnail(nn.Module):
         channels: Sequence[int] = (8, 16, 24),
     ) -> None:
         super().__init__()
-        if min(height, width, *channels) < 1 or min(extra, grid) < 0:
+        if min(height, width, *channels) < 1 or max(height, width) > 1024 or min(extra, grid) < 0:
             got = (height, width, extra, grid, tuple(channels))
-            expected = "whole numbers from 1 up, extra and grid from 0"
+            expected = "whole numbers from 1 up, sides to 1024, extra and grid from 0"
             raise bad("reader", "height, width, extra, grid, channels of the preview", got, expected)
         self.height, self.width, self.grid = height, width, grid
         layers: list[nn.Module] = []

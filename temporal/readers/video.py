@@ -18,6 +18,7 @@ from temporal.readers.readout import ReadOut
 NUM_WAVES = 6  # sines and cosines that say when a frame is from
 PREVIEWS = 128  # thumbnails that go through their network together; more leave a CPU's cache
 AT_ONCE = 1024  # thumbnails; more would leave the processor's cache
+LARGEST_SIDE = 1024  # pixels of the side of a frame; a network over larger ones takes gigabytes
 LOUDEST = 8.0  # attention scores stay within +- this, so that their exponentials can be summed as they come
 
 
@@ -72,7 +73,7 @@ class FrameReader(Reader):
         task: what the data set says (filled in by the program).
         encoder: turns a frame into features.
         views: modes in rising cost; SIZEpx, or SIZEpx_ROWSxCOLUMNS for crops of half the width and height.
-        frame_size: pixels of a side of the square to which frames are decoded; views are cut from it.
+        frame_size: pixels of a side of the square to which frames are decoded, up to 1024; views are cut from it.
         hidden_size: units of what is remembered of each frame.
         preview: tiny network over thumbnails of all frames; none leaves previews out.
         feature_dropout: share of features zeroed in training, 0 to 1.
@@ -96,6 +97,8 @@ class FrameReader(Reader):
         self.views = parse_views(views)
         self.modes = ("copy", *(view.name for view in self.views))
         self.frame_size = frame_size
+        if not 1 <= frame_size <= LARGEST_SIDE:
+            raise bad("reader", "frame_size", frame_size, f"a whole number from 1 to {LARGEST_SIDE}")
         if hidden_size < 1 or any(view.size > frame_size for view in self.views):
             raise bad(
                 "reader",
