@@ -152,7 +152,7 @@ class _Translation:
         if not isinstance(value, list):
             raise bad(self.where, at, value, "a list")
         if len(hints) == 1 or hints[1] is Ellipsis:
-            hints = hints[:1] * len(value)
+            hints = [hints[0]] * len(value)
         if len(value) != len(hints):
             raise bad(self.where, at, value, f"a list of {len(hints)}")
         return [self.translate(each, hint, at) for each, hint in zip(value, hints, strict=True)]
