@@ -1,7 +1,7 @@
 """Makes hostile run folders out of a good one and has the command line open them: nothing in them may be executed.
 
-Each case is a copy of a small run in which something was replaced (benchmarks/hostile_folders.py). A command runs on it
-in a process of its own, with little memory and 10 s. An audit hook notes what is executed, imported, opened and
+Each case is a copy of a small run in which something was replaced, as hostile_configs.py and hostile_files.py say. A
+command runs on it in a process of its own, with little memory and 10 s of a processor. An audit hook notes what is executed, imported, opened and
 connected to; a payload would also leave a file. Every fourth case is tried on a second command as well.
 
 A case is well met where the command ends with 2 and one line, or does its work (what was done may be harmless). It is a
@@ -31,7 +31,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.hostile_folders import Case, cases
+from benchmarks.hostile_configs import Case
+from benchmarks.hostile_files import cases
 
 SECONDS, ROOM = 10.0, 1 << 30
 EVENTS = (
@@ -148,7 +149,11 @@ def arguments(command: str, folder: Path, place: Place) -> list[str]:
 def known_modules() -> set[str]:
     """Top names of the modules that may be imported: of the library, of installed packages, and the project's."""
     loaded = (name.partition(".")[0] for name in sys.modules)
-    return {*sys.stdlib_module_names, *packages_distributions(), *loaded} - {"antigravity", "this", "canary_module"}
+    return {*sys.stdlib_module_names, *packages_distributions(), *loaded} - {
+        "antigravity",
+        "this",
+        "canary_module",
+    }
 
 
 class Watch:
@@ -166,9 +171,12 @@ class Watch:
             place.root / "a.txt",
             place.root / "config.yaml",
         )
-        system = ("/proc/self/", "/proc/cpuinfo", "/proc/meminfo", "/sys/", "/dev/null", "/dev/urandom", "/usr/share/", "/etc/mime.types",
-                  sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sys.prefix, sys.base_prefix,
-                  str(Path(__file__).parents[1]), os.path.expanduser("~/.config/matplotlib"), os.path.expanduser("~/.cache/matplotlib"))  # fmt: skip
+        home, project = os.path.expanduser("~"), str(Path(__file__).parents[1])
+        system = (
+            "/proc/self/", "/proc/cpuinfo", "/proc/meminfo", "/sys/", "/dev/null", "/dev/urandom", "/usr/share/",
+            "/etc/mime.types", sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sys.prefix,
+            sys.base_prefix, project, f"{home}/.config/matplotlib", f"{home}/.cache/matplotlib",
+        )  # fmt: skip
         self._allowed = tuple(os.path.realpath(each) for each in (*map(str, ours), *system))
         self._modules = known_modules()
 

@@ -406,7 +406,9 @@ def test_the_tokenizer_of_another_run(text_run: Path, inputs: Path, tmp_path: Pa
     before = tokenizer.get_vocab_size() + 1
     tokenizer.add_tokens(["one", "two"])
     tokenizer.save(str(file))
-    message = f"run: added_tokens in {file}, got 'another'; expected that of tokenizer 'words', which the run names"
+    message = (
+        f"run: added_tokens in {file}, got 'another'; expected that of tokenizer 'words', which the run names"
+    )
     assert complaint(capsys, "score", run, inputs) == message
     stored = json.loads((text_run / "tokenizer.json").read_text())
     stored["model"]["vocab"] |= {"one": before - 1, "two": before}

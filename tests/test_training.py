@@ -377,7 +377,11 @@ def test_a_checkpoint_of_another_model_is_one_line(
     assert main(["train", str(config), "--out", str(tmp_path / "run"), "--resume"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("temporal: run: state.safetensors, got weights of another model (")
-    told = "foot.bias is 7 of F32; none expected" if change == "name" else "head.bias is 7 of F32; 2 of F32 expected"
+    told = (
+        "foot.bias is 7 of F32; none expected"
+        if change == "name"
+        else "head.bias is 7 of F32; 2 of F32 expected"
+    )
     assert told in line
     assert line.endswith("); expected those of config.yaml")
 

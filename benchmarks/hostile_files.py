@@ -1,4 +1,4 @@
-"""What a stranger can do to a run folder: every way is one case, named, with the commands that it is tried on."""
+"""What a stranger can do to the other files of a run: weights, tokenizer, what it says of itself, evaluations."""
 
 from __future__ import annotations
 
@@ -12,212 +12,28 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file, save_file
 
-ESCAPE = "\x1b[2J\x1b]0;owned\x07[link=http://x][red]"
-SPARSE = 20 << 30  # bytes
-DEEP = 100_000
-SCORE, PLOT, RESUME = ("score",), ("plot", "evaluate"), ("resume",)
-
-
-class Case(NamedTuple):
-    """One hostile folder: what is done to a copy of a good one."""
-
-    kind: str
-    name: str
-    make: Callable[[Path], None]
-    commands: tuple[str, ...] = SCORE
-
-
-def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
-    """Change what a YAML or JSON file holds; a text that is returned is written as it is."""
-
-    def make(folder: Path) -> None:
-        path = folder / file
-        text = path.read_text(encoding="utf-8")
-        value = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-        value = change(value)
-        if not isinstance(value, str):
-            value = yaml.safe_dump(value, sort_keys=False) if path.suffix == ".yaml" else json.dumps(value)
-        path.write_text(value, encoding="utf-8", errors="surrogatepass")
-
-    return make
-
-
-def put(place: str, value: Any) -> Callable[[Any], Any]:
-    """Set the value at a dotted place; a number picks out of a list."""
-
-    def change(config: Any) -> Any:
-        *path, last = place.split("/")
-        into = config
-        for name in path:
-            into = into[int(name)] if isinstance(into, list) else into[name]
-        into[int(last) if isinstance(into, list) else last] = value
-        return config
-
-    return change
-
-
-def write(file: str, content: bytes | str) -> Callable[[Path], None]:
-    """Replace a file."""
-    data = content.encode() if isinstance(content, str) else content
-    return lambda folder: void((folder / file).write_bytes(data))
-
-
-def void(_: object) -> None:
-    """Nothing."""
-
-
-SLOTS = (
-    "data", "reader", "agent", "training", "evaluation", "agent/settings/scheme/0", "training/settings/learner",
-    "training/settings/warmup", "training/settings/stopping", "training/settings/preview",
-)  # fmt: skip
-
-
-def classes(canary: Path) -> Iterator[Case]:
-    """Code by name wherever a class can stand, in the stored form and in that of jsonargparse."""
-    command = f"touch {canary}"
-    python = f"open({str(canary)!r}, 'w')"
-    payloads: dict[str, dict[str, Any]] = {
-        "os.system": {"command": command},
-        "subprocess.getoutput": {"cmd": command},
-        "builtins.exec": {"source": python},
-        "temporal.runs.os.system": {"command": command},
-        "temporal.runs.subprocess.getoutput": {"cmd": command},
-        "canary_module.Canary": {},
-        "temporal.experiment.Experiment": {},
-        "temporal.agents.policy.PolicyAgent": {},
-        "Experiment": {},
-        "PolicyAgent": {},
-        ESCAPE: {},
-    }
-    for slot, (name, settings) in itertools.product(SLOTS, payloads.items()):
-        if name == "PolicyAgent" and slot == "agent":
-            continue
-        stored = {"class": name, "settings": settings}
-        yield Case("class by name", f"{slot} {name}", edit("config.yaml", put(slot, stored)))
-        if "." in name:
-            given = {"class_path": name, "init_args": settings}
-            yield Case("class path", f"{slot} {name}", edit("config.yaml", put(slot, given)))
-    inline = json.dumps({"class_path": "os.system", "init_args": {"command": command}})
-    for slot in (
-        *SLOTS,
-        "data/settings/path",
-        "data/settings/tokenizer",
-        "reader/settings/cell",
-        "device",
-        "chunk",
-    ):
-        for text in (inline, "os.system", "canary_module.Canary", "canary_module:Canary"):
-            yield Case("class in a text", f"{slot} {text[:20]}", edit("config.yaml", put(slot, text)))
-
-
-def keys(canary: Path) -> Iterator[Case]:
-    """Keys beside those that an experiment has."""
-    other = canary.parent / "other.yaml"
-    settings = {"command": f"touch {canary}"}
-    other.write_text(yaml.safe_dump({"reader": {"class_path": "os.system", "init_args": settings}}))
-    found: dict[str, Any] = {
-        "config": str(other), "--config": str(other), "cfg": str(other), "print_config": True, "help": True,
-        "<<": {"reader": "os.system"}, "__class__": "os.system", "": 1, "a\nb": 1, ESCAPE: 1, "trust": True,
-        "reader.class": "os.system", "reader.settings": settings, "class": "os.system",
-    }  # fmt: skip
-    for key, value in found.items():
-        added = {key: value}
-        yield Case("other key", repr(key)[:40], edit("config.yaml", lambda c, a=added: c | a))
-    for slot in ("reader", "agent", "data", "training", "evaluation", "training.warmup", "training.learner"):
-        dotted = {f"{slot}.class_path": "os.system", f"{slot}.init_args": settings}
-        yield Case("other key", f"dotted {slot}", edit("config.yaml", lambda c, d=dotted: c | d))
-        yield Case("other key", f"dotted first {slot}", edit("config.yaml", lambda c, d=dotted: d | c))
-        flat = {f"{slot}.init_args.command": settings["command"], f"{slot}.class_path": "os.system"}
-        yield Case("other key", f"flat {slot}", edit("config.yaml", lambda c, d=flat: c | d))
-    for slot in ("reader/settings", "agent/settings", "training/settings", "reader", "agent"):
-        for key in ("class_path", "init_args", "dict_kwargs", "task", "self", "config"):
-            yield Case("other key", f"{slot} {key}", edit("config.yaml", put(f"{slot}/{key}", "os.system")))
-
-
-def syntax(canary: Path) -> Iterator[Case]:
-    """YAML that a parser could stumble over."""
-    laughs = "a0: &a0 [x,x]\n" + "".join(
-        f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-    )
-    texts: dict[str, str | bytes] = {
-        "python tag": f"reader: !!python/object/apply:os.system ['touch {canary}']",
-        "python name": "reader: !!python/name:os.system",
-        "python module": "reader: !!python/module:canary_module",
-        "python new": f"reader: !!python/object/new:subprocess.Popen [['touch', '{canary}']]",
-        "aliases": laughs, "self reference": "reader: &a [*a]", "anchor": "reader: &a {}",
-        "merge": "x: &a {}\nreader: {<<: *a}", "nested": "reader: " + "[" * DEEP, "nested mappings": "{a: " * DEEP,
-        "nested block": "".join(" " * i + "a:\n" for i in range(400)), "digits": f"chunk: {'9' * 6000}",
-        "hexadecimal": "chunk: 0x" + "f" * 6000, "base 60": "chunk: 1" + ":59" * 3000, "documents": "a: 1\n---\nb: 2",
-        "binary": "reader: !!binary aGk=", "half a character": 'device: "\\ud800"', "zero byte": b"a: \0",
-        "not UTF-8": b"a: \xff\xfe", "UTF-16": "device: cpu".encode("utf-16"), "nothing": "", "list": "- 1",
-        "scalar": "x", "twice": "chunk: 1\nchunk: 2", "long": "a: " + "x" * (1 << 22), "keys": "? [a]\n: b",
-        "many": "\n".join(f"k{i}: {i}" for i in range(30_000)), "tab": "a:\n\t- b", "directive": "%YAML 9.9\n---\na: 1",
-        "tag directive": "%TAG ! tag:yaml.org,2002:python/\n---\nreader: !name:os.system x", "escape": ESCAPE,
-    }  # fmt: skip
-    for name, text in texts.items():
-        yield Case("YAML", name, write("config.yaml", text))
-        if (
-            isinstance(text, str)
-            and ":" in text[:40]
-            and name not in ("directive", "tag directive", "documents")
-        ):
-            added = edit("config.yaml", lambda c, t=text: yaml.safe_dump(c, sort_keys=False) + t)
-            yield Case("YAML", f"{name} after a good one", added)
-
-
-SETTINGS = (
-    "chunk", "num_slots", "seed", "reader/settings/hidden_size", "reader/settings/embedding_size",
-    "reader/settings/skim_size", "agent/settings/hidden_size", "agent/settings/summary_size",
-    "agent/settings/peek_size", "agent/settings/ahead", "agent/settings/lowest_price", "training/settings/prices",
-    "agent/settings/dropout", "reader/settings/readout", "agent/settings/scheme", "device", "evaluation/settings/floor",
-    "data/settings/path", "data/settings/max_tokens",
-)  # fmt: skip
-VALUES: tuple[Any, ...] = (
-    -1, 0, 10**9, 10**18, 10**400, 1e308, float("nan"), float("inf"), True, None, "8", "x" * 10_000, ESCAPE,
-    [], {}, [[[]]], "meta", "cuda:99",
-)  # fmt: skip
-
-
-def settings(canary: Path) -> Iterator[Case]:
-    """Numbers and other values that a setting cannot have, or that ask for a world of memory."""
-    for place, value in itertools.product(SETTINGS, VALUES):
-        yield Case("setting", f"{place} {value!r:.12}", edit("config.yaml", put(place, value)))
-    big = {"class": "TransformerReader", "settings": {"num_layers": 10**9, "width": 8}}
-    yield Case("setting", "a thousand million layers", edit("config.yaml", put("reader", big)))
-    for views in (["9999px_99x99"], ["9999px"], ["9" * 5000 + "px"], ["64px"] * 9000):
-        frames = {
-            "class": "AttentiveFrameReader",
-            "settings": {
-                "encoder": {"class": "EfficientNetLite0", "settings": {}},
-                "views": views,
-                "frame_size": 9999,
-            },
-        }
-        yield Case("setting", f"views {views[0][:12]}", edit("config.yaml", put("reader", frames)))
-    model = {"class": "ImageModel", "settings": {"model": str(canary.parent)}}
-    frames = {"class": "AttentiveFrameReader", "settings": {"encoder": model}}
-    yield Case("setting", "a model elsewhere", edit("config.yaml", put("reader", frames)))
-    jump = {"class": "Jump", "settings": {"sizes": list(range(9000))}}
-    yield Case("setting", "9000 jumps", edit("config.yaml", put("agent/settings/scheme", [jump])))
-    place = {"class": "Place", "settings": {"num_places": 10**12}}
-    yield Case("setting", "10^12 places", edit("config.yaml", put("agent/settings/scheme", [place])))
-    for name in (
-        "nobody/nothing",
-        "https://example.org/x.csv",
-        "hf://datasets/x/y",
-        "/etc",
-        "/dev/zero",
-        "\0",
-    ):
-        for key in ("path", "tokenizer"):
-            change = edit("config.yaml", put(f"data/settings/{key}", name))
-            yield Case("data elsewhere", f"{key} {name}", change, ("score", "evaluate"))
+from benchmarks.hostile_configs import (
+    DEEP,
+    ESCAPE,
+    PLOT,
+    RESUME,
+    SCORE,
+    SPARSE,
+    Case,
+    classes,
+    edit,
+    keys,
+    put,
+    settings,
+    syntax,
+    void,
+    write,
+)
 
 
 def about(canary: Path) -> Iterator[Case]:
@@ -280,7 +96,8 @@ def files(canary: Path) -> Iterator[Case]:
         "an endless device": lambda p: p.symlink_to("/dev/zero"), "a terminal": lambda p: p.symlink_to("/dev/tty"),
         "a link elsewhere": lambda p: p.symlink_to(outside), "a dangling link": lambda p: p.symlink_to("nowhere"),
         "a link to itself": lambda p: p.symlink_to(p.name), "a memory": lambda p: p.symlink_to("/proc/self/mem"),
-        "sparse": lambda p: (p.touch(), os.truncate(p, SPARSE))[1], "random": lambda p: void(p.write_bytes(os.urandom(9999))),
+        "sparse": lambda p: (p.touch(), os.truncate(p, SPARSE))[1],
+        "random": lambda p: void(p.write_bytes(os.urandom(9999))),
     }  # fmt: skip
     for file, (name, way) in itertools.product(FILES, ways.items()):
         commands = PLOT if file in FILES[4:] else ("score", "resume") if file in FILES[:2] else SCORE
@@ -444,13 +261,16 @@ def tokenizers(canary: Path) -> Iterator[Case]:
         "truncation": ("truncation", {"max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}),
         "padding": ("padding", {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None,
                                 "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}),
-        "pattern": ("pre_tokenizer", slow), "replacement": ("normalizer", long), "no pre-tokenizer": ("pre_tokenizer", None),
+        "pattern": ("pre_tokenizer", slow), "replacement": ("normalizer", long),
+        "no pre-tokenizer": ("pre_tokenizer", None),
         "no normalizer": ("normalizer", None), "kind": ("model", {"type": ESCAPE}), "no model": ("model", None),
         "no vocabulary": ("model/vocab", None), "one word": ("model/vocab", {"[UNK]": 0}),
-        "id 2^32": ("model/vocab", {"[UNK]": 0, "a": 2**32 - 1}), "id 10^18": ("model/vocab", {"[UNK]": 0, "a": 10**18}),
+        "id 2^32": ("model/vocab", {"[UNK]": 0, "a": 2**32 - 1}),
+        "id 10^18": ("model/vocab", {"[UNK]": 0, "a": 10**18}),
         "negative id": ("model/vocab", {"[UNK]": 0, "a": -1}), "id of text": ("model/vocab", {"[UNK]": "0"}),
         "million words": ("model/vocab", {"[UNK]": 0} | {f"w{i}": i for i in range(1, 10**6)}),
-        "unknown token": ("model/unk_token", "a"), "version": ("version", "9"), "post-processor": ("post_processor", {"type": "x"}),
+        "unknown token": ("model/unk_token", "a"), "version": ("version", "9"),
+        "post-processor": ("post_processor", {"type": "x"}),
         "added": ("added_tokens", [{"id": 10**9, "content": "", "special": True}]), "added list": ("added_tokens", "x"),
     }  # fmt: skip
     nested: Any = {"type": "Lowercase"}
@@ -502,19 +322,30 @@ def evaluations(canary: Path) -> Iterator[Case]:
     good = [("test/policy/settings.npy", array(np.ones(2))), ("test/policy/correct.npy", array(np.ones((2, 9), bool))),
             ("test/policy/flops.npy", array(np.ones((2, 9))))]  # fmt: skip
     named = [(name.replace("policy", ESCAPE + "$x^{"), content) for name, content in good]
-    archives = {
-        "10^12 numbers": packed(("test/policy/settings.npy", huge)), "only test": packed(*good), "names": packed(*named),
-        "a bomb": packed(("test/policy/settings.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': (268435456,), }")
-                          + bytes(1 << 20)), ("x.npy", bytes(1 << 29)), ("y.npy", bytes(1 << 29)), ("z.npy", bytes(1 << 29)), deflated=True),
-        "pickles": packed(("test/policy/settings.npy", array(np.array([{}], object)))), "no array": packed(("a", b"x")),
-        "code": packed(("a/b/settings.npy", header("__import__('os').system('x')"))), "nested": packed(("a/b/settings.npy", header("(" * 5000))),
-        "names of paths": packed(*((f"../../{name}", content) for name, content in good)), "nothing": packed(),
-        "many": packed(*((f"m{i}.npy", b"") for i in range(70_000))), "text": b"x" * 99, "tail": b"PK\x05\x06" + bytes(18),
-        "NaN": packed(*good[:2], ("test/policy/flops.npy", array(np.full((2, 9), np.nan)))),
-        "a pickle": pickle_of(canary), "whole numbers": packed(("a/b/settings.npy", array(np.ones(2, int)))),
-    }  # fmt: skip
+    zeros = (header("{'descr': '<f8', 'fortran_order': False, 'shape': (8388608,), }"), 1 << 26)
+    archives: dict[str, Callable[[], bytes]] = {
+        "10^12 numbers": lambda: packed(("test/policy/settings.npy", huge)),
+        "only test": lambda: packed(*good),
+        "names": lambda: packed(*named),
+        "a bomb": lambda: packed(
+            *((f"{i}.npy", zeros[0] + bytes(zeros[1])) for i in range(17)), deflated=True
+        ),
+        "pickles": lambda: packed(("test/policy/settings.npy", array(np.array([{}], object)))),
+        "no array": lambda: packed(("a", b"x")),
+        "code": lambda: packed(("a/b/settings.npy", header("__import__('os').system('x')"))),
+        "nested": lambda: packed(("a/b/settings.npy", header("(" * 5000))),
+        "names of paths": lambda: packed(*((f"../../{name}", content) for name, content in good)),
+        "nothing": packed,
+        "many": lambda: packed(*((f"m{i}.npy", b"") for i in range(70_000))),
+        "text": lambda: b"x" * 99,
+        "tail": lambda: b"PK\x05\x06" + bytes(18),
+        "NaN": lambda: packed(*good[:2], ("test/policy/flops.npy", array(np.full((2, 9), np.nan)))),
+        "a pickle": lambda: pickle_of(canary),
+        "whole numbers": lambda: packed(("a/b/settings.npy", array(np.ones(2, int)))),
+    }
     for name, content in archives.items():
-        yield Case("outcomes", name, write("outcomes.npz", content), PLOT)
+        made = replace("outcomes.npz", lambda p, c=content: void(p.write_bytes(c())))
+        yield Case("outcomes", name, made, PLOT)
 
     def lines(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         def make(folder: Path) -> None:
@@ -524,7 +355,9 @@ def evaluations(canary: Path) -> Iterator[Case]:
 
         return make
 
-    for key, value in itertools.product(("task", "agent", "seed", "n", "flops_full", "accuracy", "setting", "split"), (ESCAPE, "$x^{", -1, 10**400, 1e308, None, [], float("nan"))):  # fmt: skip
+    places = ("task", "agent", "seed", "n", "flops_full", "accuracy", "setting", "split")
+    values = (ESCAPE, "$x^{", -1, 10**400, 1e308, None, [], float("nan"))
+    for key, value in itertools.product(places, values):
         yield Case("points", f"{key} {value!r:.12}", lines(lambda p, k=key, v=value: p | {k: v}), PLOT)
     for name, text in {
         "nested": "[" * DEEP,
