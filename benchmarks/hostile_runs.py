@@ -1,8 +1,9 @@
 """Makes hostile run folders out of a good one and has the command line open them: nothing in them may be executed.
 
 Each case is a copy of a small run in which something was replaced, as hostile_configs.py and hostile_files.py say. A
-command runs on it in a process of its own, with little memory and 10 s of a processor. An audit hook notes what is executed, imported, opened and
-connected to; a payload would also leave a file. Every fourth case is tried on a second command as well.
+command runs on it in a process of its own, with little memory and 10 s of a processor. An audit hook notes what is
+executed, imported, opened and connected to; a payload would also leave a file. Every fourth case is tried on a second
+command as well.
 
 A case is well met where the command ends with 2 and one line, or does its work (what was done may be harmless). It is a
 violation if anything is executed, imported from elsewhere, opened outside the folder or connected to, if it hangs, ends
