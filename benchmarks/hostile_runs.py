@@ -21,6 +21,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import sys
 import sysconfig
 import tempfile
@@ -210,7 +211,7 @@ def child(command: str, folder: Path, place: Place, written: int) -> None:
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False, buffering=1)
     sys.addaudithook(watch)
     try:
-        code = main(arguments(command, folder, place))
+        code = misbehave(place) if command == "misbehave" else main(arguments(command, folder, place))
     except BaseException:
         traceback.print_exc()
         code = 99
@@ -219,6 +220,18 @@ def child(command: str, folder: Path, place: Place, written: int) -> None:
     with os.fdopen(written, "w") as pipe:
         json.dump([code, watch.executed[:5], watch.opened[:5], watch.connected[:5]], pipe)
     os._exit(0)
+
+
+def misbehave(place: Place) -> int:
+    """Do once what no folder may bring about, so that the watch is seen to notice it."""
+    os.system(f"touch {place.canary}")
+    __import__("canary_module")
+    exec(f"str({str(place.canary)!r})")
+    Path("/etc/passwd").read_bytes()
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as made:
+        made.connect(str(place.root / "nobody"))
+    print("\x1b[2J")
+    return 0
 
 
 def attempt(case: Case, command: str, place: Place) -> Seen:
@@ -329,7 +342,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="a good run on texts; a small one is trained when left out")
-    parser.add_argument("--kind", help="only the cases of this kind")
+    parser.add_argument("--kind", nargs="+", help="only the cases of these kinds")
+    parser.add_argument("--first", type=int, default=0, help="the case to begin with; default 0")
     parser.add_argument("--every", type=int, default=1, help="only each so manieth case; default 1")
     add_json(parser)
     options = parser.parse_args()
@@ -345,10 +359,14 @@ def main() -> None:
         (place.canary.parent / "canary_module.py").write_text(
             f"open({str(place.canary)!r}, 'w').close()\nclass Canary: ...\n"
         )
-        found = [case for case in cases(place.canary) if options.kind in (None, case.kind)][:: options.every]
+        found = [case for case in cases(place.canary) if case.kind in (options.kind or case.kind)]
+        found = found[options.first :: options.every]
         good = attempt(Case("good", "good", lambda folder: None), "score", place)
         if good.verdict != "loaded":
             raise SystemExit(f"the good run is not scored:\n{good.told}")
+        shown = attempt(Case("bad", "bad", lambda folder: None), "misbehave", place)
+        if not (len(shown.executed) >= 4 and shown.opened and shown.connected and shown.verdict == "escape"):
+            raise SystemExit(f"what should not happen is not noticed: {shown}")
         counts: dict[str, Counts] = {}
         wrong = []
         for index, (case, command) in enumerate(attempts(found)):
