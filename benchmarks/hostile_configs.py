@@ -199,6 +199,11 @@ def settings(canary: Path) -> Iterator[Case]:
     yield Case("setting", "9000 jumps", edit("config.yaml", put("agent/settings/scheme", [jump])))
     place = {"class": "Place", "settings": {"num_places": 10**12}}
     yield Case("setting", "10^12 places", edit("config.yaml", put("agent/settings/scheme", [place])))
+    needle = {"class": "NeedleSource", "settings": {"num_sequences": 10**12}}
+    yield Case("data elsewhere", "10^12 sequences", edit("config.yaml", put("data", needle)), ("evaluate",))
+    for name, value in {"num_settings": 10**9, "prices": [1e-300, 1e300], "limit": 10**18}.items():
+        change = edit("config.yaml", put(f"evaluation/settings/{name}", value))
+        yield Case("data elsewhere", f"{name} {value}", change, ("evaluate",))
     for name in (
         "nobody/nothing",
         "https://example.org/x.csv",

@@ -139,7 +139,8 @@ def arguments(command: str, folder: Path, place: Place) -> list[str]:
     config = str(place.root / "config.yaml")
     return {
         "score": ["score", str(folder), str(place.root / "a.txt"), "--out", str(work / "o.parquet")],
-        "evaluate": ["evaluate", str(folder)],
+        "evaluate": ["evaluate", str(folder), "--again"],
+        "report": ["evaluate", str(folder)],
         "strips": ["strips", str(folder), "--out", str(work / "s.png")],
         "plot": ["plot", str(folder), "--out", str(work / "p.png")],
         "reader-from": ["train", config, "--out", str(work / "new"), "--reader-from", str(folder)],

@@ -8,6 +8,8 @@ from temporal.data.base import SPLITS, Sequences, Source, Split
 from temporal.errors import bad
 from temporal.readers.base import Task
 
+MOST_TOKENS = 100_000_000
+
 
 class NeedleSource(Source):
     """Noise with one telling token: its id is the class, its place is uniform (the "needle").
@@ -30,6 +32,8 @@ class NeedleSource(Source):
             raise bad(
                 "NeedleSource", "sizes", (num_sequences, length, num_classes, noise), "4, 1, 2, 1 or more"
             )
+        if num_sequences * length > MOST_TOKENS:
+            raise bad("NeedleSource", "tokens of train", num_sequences * length, f"at most {MOST_TOKENS:,}")
         self._task = Task(
             1 + num_classes + noise, tuple(f"class{i}" for i in range(num_classes)), length, length
         )

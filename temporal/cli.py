@@ -189,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("temporal: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+    except MemoryError:
+        return _fail(f"{command}: memory, got too little; expected more; what was finished is kept", debug)
     except BrokenPipeError:
         # else the interpreter complains when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -45,6 +45,7 @@ FORMAT = 2
 CONFIG_BYTES, ABOUT_BYTES = MIB // 4, 16 * MIB
 MOST_LENGTH = 1 << 24  # positions of a sequence
 MOST_ROOM = 1 << 22  # tokens of all slots side by side
+MOST_SETTINGS = 1000  # of a curve
 MOST_SEEN = 1 << 26  # positions of all slots side by side, where an agent sees all of them
 PACKAGES = ("torch", "tokenizers", "datasets", "gymnasium", "numpy", "safetensors", "jsonargparse")
 
@@ -74,8 +75,17 @@ class Run:
             UserError: data that are not here, and the run is not trusted to fetch any; data that cannot be opened.
         """
         where = f"run: {self.folder / 'config.yaml'}"
+        settings = self.config["data"]["settings"]
         if not self.trust:
-            _check_here(self.config["data"]["settings"], where)
+            _check_here(settings, where)
+        for key in settings.keys() & {"max_tokens", "num_frames", "length"}:
+            if settings[key] != self.task.max_length:
+                raise bad(
+                    where,
+                    f"data.{key}",
+                    settings[key],
+                    f"{self.task.max_length}, as the run was trained with",
+                )
         return stored.build(stored.check(self.config, where, self.trust), where)
 
     def tokenizer(self) -> Tokenizer:
@@ -235,6 +245,10 @@ def _check_room(experiment: Experiment, task: Task, agent: PolicyAgent, where: s
     room = experiment.chunk * experiment.num_slots
     if room > MOST_ROOM:
         raise bad(where, "chunk times num_slots", room, f"at most {MOST_ROOM}")
+    if experiment.evaluation.num_settings > MOST_SETTINGS:
+        raise bad(
+            where, "evaluation.num_settings", experiment.evaluation.num_settings, f"at most {MOST_SETTINGS}"
+        )
     seen = task.max_length * experiment.num_slots * bool({"seen", "preview"} & agent.needs)
     if seen > MOST_SEEN:
         raise bad(where, "num_slots times the task's max_length", seen, f"at most {MOST_SEEN}")
