@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from benchmarks.hostile_configs import SLOTS, Case, put
 from benchmarks.hostile_files import cases
 from temporal import runs, stored
 from temporal.bounded import load_yaml
+from temporal.data.stored_tokenizer import PATTERNS, load_tokenizer
 from temporal.errors import UserError
 from temporal.experiment import concrete, dump, find_config, make_parser, parse
 from tests.mails import call, complaint
@@ -157,3 +159,25 @@ def test_hostile_folders(text_run: Path, tmp_path: Path, capsys: Capture) -> Non
         assert all(c.isprintable() for c in err.replace("\n", "")), case
         assert not canary.exists(), case
         shutil.rmtree(run)
+
+
+def test_a_tokenizer_from_elsewhere_is_taken_unless_it_holds_a_pattern(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+    for part in (pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(PATTERNS[0]), "isolated")):
+        tokenizer.pre_tokenizer = part  # type: ignore[assignment]
+        tokenizer.save(str(file))
+        assert load_tokenizer(file, False, 4).encode("b a x").ids[0] == 2
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")  # type: ignore[assignment]
+    tokenizer.save(str(file))
+    with pytest.raises(
+        UserError, match=r"^run: pattern of pre_tokenizer in .*; expected none; --trust takes "
+    ):
+        load_tokenizer(file, False, 4)
+    assert load_tokenizer(file, False, 4, trust=True).get_vocab_size() == 3
+    tokenizer.enable_truncation(1)
+    tokenizer.save(str(file))
+    with pytest.raises(
+        UserError, match=r"^run: truncation in .*, got 'some'; expected none: texts are read as "
+    ):
+        load_tokenizer(file, False, 4, trust=True)
