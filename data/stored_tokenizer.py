@@ -26,7 +26,10 @@ KINDS = {
 }  # fmt: skip
 """Kinds of parts that take text apart in time that grows with its length."""
 
-WORDS_OF_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS_OF_LETTERS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PATTERNS = tuple(WORDS_OF_LETTERS % digits for digits in ("", "{1,3}"))
 """Of tokenizers that are in wide use; any other pattern could be one that takes for ever to match."""
 
@@ -53,11 +56,16 @@ def load_tokenizer(file: Path, words: bool, vocabulary_size: int, trust: bool = 
     for key in ("truncation", "padding"):
         if stored.get(key) is not None:
             raise bad("run", f"{key} in {file}", "some", "none: texts are read as they are")
-    tokenizer = _words(stored, file) if words else _any(stored, file, trust)
-    num_ids = count_ids(tokenizer)
+    if words:
+        return _words(stored, file, vocabulary_size)
+    tokenizer = _any(stored, file, trust)
+    _check_size(count_ids(tokenizer), vocabulary_size, file)
+    return tokenizer
+
+
+def _check_size(num_ids: int, vocabulary_size: int, file: Path) -> None:
     if num_ids != vocabulary_size:
         raise bad("run", f"vocabulary of {file}", num_ids, f"{vocabulary_size}, as the run was trained with")
-    return tokenizer
 
 
 def _unreadable(file: Path, why: object) -> UserError:
@@ -66,18 +74,25 @@ def _unreadable(file: Path, why: object) -> UserError:
     return UserError(f"run: {file}, got {got}; expected the tokenizer of a run on texts")
 
 
-def _words(stored: dict[str, Any], file: Path) -> Tokenizer:
+def _words(stored: dict[str, Any], file: Path, vocabulary_size: int) -> Tokenizer:
     """The word-level tokenizer, built anew around the words of a file that says the same of all else."""
     vocabulary = stored["model"].get("vocab")
     whole = isinstance(vocabulary, dict) and all(type(index) is int for index in vocabulary.values())
     if not whole or sorted(vocabulary.values()) != list(range(len(vocabulary))) or UNKNOWN not in vocabulary:
         raise _unreadable(file, f"no vocabulary of words from 0 up with {UNKNOWN}")
-    tokenizer = make_pipeline(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.add_special_tokens([AddedToken(UNKNOWN, special=True, normalized=False)])
-    made = json.loads(tokenizer.to_str())
-    for key in sorted(made.keys() | stored.keys()):
+    _check_size(len(vocabulary) + 1, vocabulary_size, file)
+    made = json.loads(_around({UNKNOWN: 0}).to_str())
+    for key in sorted((made.keys() | stored.keys()) - {"model"}):
         if made.get(key) != stored.get(key):
             raise bad("run", f"{key} in {file}", "another", "that of tokenizer 'words', which the run names")
+    if stored["model"] | {"vocab": {UNKNOWN: 0}} != made["model"]:
+        raise bad("run", f"model in {file}", "another", "that of tokenizer 'words', which the run names")
+    return _around(vocabulary)
+
+
+def _around(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = make_pipeline(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.add_special_tokens([AddedToken(UNKNOWN, special=True, normalized=False)])
     return tokenizer
 
 

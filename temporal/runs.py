@@ -77,7 +77,7 @@ class Run:
         where = f"run: {self.folder / 'config.yaml'}"
         settings = self.config["data"]["settings"]
         if not self.trust:
-            _check_here(settings, where)
+            self._check_here(settings, where)
         for key in settings.keys() & {"max_tokens", "num_frames", "length"}:
             if settings[key] != self.task.max_length:
                 raise bad(
@@ -88,21 +88,25 @@ class Run:
                 )
         return stored.build(stored.check(self.config, where, self.trust), where)
 
+    def _check_here(self, settings: dict[str, Any], where: str) -> None:
+        """Raise UserError for data or a tokenizer that would have to be fetched, or that could be a trap."""
+        shipped = {p.name for p in SAMPLES.iterdir()}
+        path, tokenizer = (settings.get(key) for key in ("path", "tokenizer"))
+        place = os.path.expanduser(str(path))
+        if path is not None and path not in shipped and not (os.path.isfile(place) or os.path.isdir(place)):
+            expected = "a file or folder that exists; --trust fetches it from the Hugging Face hub"
+            raise bad(where, "data.path", path, expected)
+        if tokenizer is not None and tokenizer != "words":
+            if not os.path.isfile(tokenizer):
+                expected = "a tokenizer.json that exists; --trust has transformers load what is named"
+                raise bad(where, "data.tokenizer", tokenizer, expected)
+            load_tokenizer(Path(tokenizer), False, self.task.vocabulary_size)
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of a run on texts; raises UserError where there is none that can be believed."""
         words = self.config["data"]["settings"].get("tokenizer", "words") == "words"
         file = self.folder / "tokenizer.json"
         return load_tokenizer(file, words, self.task.vocabulary_size, self.trust)
-
-
-def _check_here(settings: dict[str, Any], where: str) -> None:
-    """Raise UserError for data or a tokenizer that would have to be fetched."""
-    for key, known in (("path", {p.name for p in SAMPLES.iterdir()}), ("tokenizer", {"words"})):
-        name = settings.get(key)
-        place = os.path.expanduser(str(name))
-        if name is not None and name not in known and not (os.path.isfile(place) or os.path.isdir(place)):
-            expected = "a file or folder that exists; --trust fetches it from the Hugging Face hub"
-            raise bad(where, f"data.{key}", name, expected)
 
 
 def default_folder(config: Path, seed: int) -> Path:

@@ -135,11 +135,18 @@ def test_trust_does_not_make_a_function_or_another_kind_a_class(name: str, copy:
     assert str(error.value) == f"run: {copy}/config.yaml: agent.class, got '{name}'; expected a PolicyAgent"
 
 
-@pytest.mark.parametrize("key", ["path", "tokenizer"])
-def test_nothing_is_fetched_for_a_run_that_is_not_trusted(key: str, copy: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("path", "a file or folder that exists; --trust fetches it from the Hugging Face hub"),
+        ("tokenizer", "a tokenizer.json that exists; --trust has transformers load what is named"),
+    ],
+)
+def test_nothing_is_fetched_for_a_run_that_is_not_trusted(
+    key: str, expected: str, copy: Path, capsys: Capture
+) -> None:
     change(copy, put(f"data/settings/{key}", "somebody/something"))
     told = complaint(capsys, "evaluate", copy, "--again")
-    expected = "a file or folder that exists; --trust fetches it from the Hugging Face hub"
     assert told == f"run: {copy}/config.yaml: data.{key}, got 'somebody/something'; expected {expected}"
 
 
