@@ -23,16 +23,22 @@ def make_tokenizer(name: str, vocabulary_size: int, texts: Iterable[list[str]]) 
     """
     if name != "words":
         return _load(name)
-    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer = make_pipeline(models.WordLevel(unk_token=UNKNOWN))
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary_size, min_frequency=2, special_tokens=[UNKNOWN], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def make_pipeline(model: models.Model) -> Tokenizer:
+    """A tokenizer that takes texts apart as "words" does: lower case, punctuation apart."""
+    tokenizer = Tokenizer(model)
     # marks such as [mail] stay one token; punctuation stands apart, so that sentence ends can be found
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
         Regex(r"\[[a-z]+\]|\w+|[^\w\s]"), behavior="removed", invert=True
     )
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocabulary_size, min_frequency=2, special_tokens=[UNKNOWN], show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -43,7 +49,9 @@ def _load(name: str) -> Tokenizer:
         else:
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, use_fast=True, trust_remote_code=False
+            ).backend_tokenizer
     except Exception as error:  # transformers and tokenizers raise bare Exceptions for what cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise bad(

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
-from temporal.errors import UserError, bad, reason
+from temporal.errors import UserError, bad, plain, reason
 from temporal.ranges import Count, Flops, NonNegative, Range, Seed, Workers, option
 
 EPILOG = "`temporal COMMAND --help` says more. Mistakes are told in one line (exit 2); --debug shows where they arose."
@@ -22,6 +22,11 @@ SECTIONS = ("config", "data", "reader", "agent", "training", "evaluation", "chun
 
 Wait = Annotated[float, Range(gt=0, le=1e6)]
 DoomClips = Annotated[int, Range(ge=10, le=1_000_000)]
+
+TRUST = (
+    "import classes of the run that are not temporal's, which runs their code, take any tokenizer, model and size, "
+    "and fetch what it names from the Hugging Face hub"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--reader-from", metavar="RUN", help="take the reader of a finished run and do not warm it up"
     )
+    train.add_argument("--trust", action="store_true", help=f"of --reader-from: {TRUST}")
     train.add_argument("--tensorboard", action="store_true", help="write event files beside metrics.jsonl")
     train.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
@@ -83,9 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
         "runs", nargs="+", metavar="RUN", help="run folders; several seeds of one configuration"
     )
     evaluate.add_argument("--again", action="store_true", help="trace anew what was traced before")
-    evaluate.add_argument(
-        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
-    )
+    evaluate.add_argument("--trust", action="store_true", help=TRUST)
 
     plot = commands.add_parser("plot", help="draw accuracy against FLOPs of evaluated runs")
     plot.add_argument(
@@ -120,9 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=option(Wait),
         help="that decoding a video may take, or it is given up; 60 when left out",
     )
-    score.add_argument(
-        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
-    )
+    score.add_argument("--trust", action="store_true", help=TRUST)
 
     cost = commands.add_parser("cost", help="the price list of a configuration, before any training")
     cost.add_argument("config", help="a YAML file, or the name of a shipped one")
@@ -146,9 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     strips.add_argument("--frames", type=option(Count), help="most frames looked at in each")
     strips.add_argument("--out", default="strips.png", help="png or svg")
-    strips.add_argument(
-        "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
-    )
+    strips.add_argument("--trust", action="store_true", help=TRUST)
 
     commands.add_parser("list", help="shipped configurations, and the classes that a YAML can name")
     return parser
@@ -195,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("temporal: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+    except MemoryError:
+        return _fail(f"{command}: memory, got too little; expected more; what was finished is kept", debug)
     except BrokenPipeError:
         # else the interpreter complains when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -209,5 +211,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"temporal: {message}", file=sys.stderr)
+    print(plain(f"temporal: {message}"), file=sys.stderr)
     return 2

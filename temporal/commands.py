@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from rich.table import Table
 
 from temporal import runs
 from temporal.agents.train import train
+from temporal.bounded import MIB, read_text
 from temporal.data.base import preparing
-from temporal.display import bar, results, training_bar
-from temporal.errors import UserError, bad
+from temporal.display import bar, results, tell, training_bar
+from temporal.errors import UserError, bad, plain
 from temporal.experiment import (
     KINDS,
     Experiment,
@@ -36,6 +38,7 @@ from temporal.report import draw, draw_strips, evaluate_run, report
 from temporal.scoring import score_inputs
 from temporal.watching import Budget, score_videos
 
+MOST_METRICS_BYTES = 256 * MIB
 SECONDS_PER_FILE = 60.0  # that a video may take to decode
 
 
@@ -49,10 +52,10 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     folder = Path(options.out) if options.out else runs.default_folder(config, parsed.seed)
     if runs.check_folder(folder, parsed, options.resume, options.reader_from):
-        print(folder)
+        tell(folder)
         return
     # Everything that can be wrong with what was given comes up before the folder is made.
-    source = runs.load(Path(options.reader_from)) if options.reader_from else None
+    source = _load(options.reader_from, options.trust) if options.reader_from else None
     with _preparing():
         experiment = instantiate(parsed)
         reader, agent = experiment.build()
@@ -73,7 +76,12 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     assert scene.source.labels is not None
     commonest = int(torch.bincount(scene.source.labels).argmax())
     runs.finish(folder, reader, agent, {"commonest": commonest})
-    print(folder)
+    tell(folder)
+
+
+def _load(folder: str | Path, trust: bool) -> runs.Run:
+    """Load a run; where it is trusted, what that means is said first."""
+    return runs.load(Path(folder), trust, lambda told: print(plain(f"temporal: {told}"), file=sys.stderr))
 
 
 @contextmanager
@@ -126,12 +134,14 @@ class MetricsLog:
     def _drop_from(self, phase: str, update: int) -> None:
         """Keep the records before the update that comes next: a killed process may have logged more than it saved."""
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
+        text = read_text(self._path, MOST_METRICS_BYTES, "train") if os.path.lexists(self._path) else ""
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+                reached = (record["phase"], record["update"]) == (phase, update)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break  # cut off while being written
-            if (record["phase"], record["update"]) == (phase, update):
+            if reached:
                 break
             kept.append(line + "\n")
         runs.write_text(self._path, "".join(kept))
@@ -149,7 +159,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     check_pool("evaluate", folders)  # before hours are spent on tracing them
     for folder in folders:
         if options.again or not (folder / "outcomes.npz").is_file():
-            run = runs.load(folder, options.trust)
+            run = _load(folder, options.trust)
             with _preparing():
                 experiment = run.experiment()
                 experiment.data.equip(run.reader)
@@ -161,12 +171,12 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
 def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
     """Draw evaluated runs; prints the file."""
     draw([Path(r) for r in options.runs], Path(options.out), options.title, options.agents)
-    print(options.out)
+    tell(options.out)
 
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
     """Score texts or videos, whichever the run reads; prints what was done."""
-    run = runs.load(Path(options.run), options.trust)
+    run = _load(options.run, options.trust)
     if isinstance(run.reader, FrameReader):
         _score_videos(run, options)
     else:
@@ -181,7 +191,7 @@ def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
             run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
             options.price, options.text_column or "text", progress,
         )  # fmt: skip
-    print(summary)
+    tell(summary)
 
 
 def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
@@ -193,7 +203,7 @@ def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
     budget = Budget(options.frames, options.flops, price)
     with bar("scoring", "videos") as progress:
         summary = score_videos(run, options.inputs, Path(options.out), budget, workers, seconds, progress)
-    print(summary)
+    tell(summary)
 
 
 def _refuse(options: argparse.Namespace, option: str, expected: str) -> None:
@@ -254,7 +264,7 @@ def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
     """Draw where an agent looks; prints the file."""
-    run = runs.load(Path(options.run), options.trust)
+    run = _load(options.run, options.trust)
     with _preparing():
         experiment = run.experiment()
         if isinstance(run.reader, FrameReader):
@@ -262,7 +272,7 @@ def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
     draw_strips(
         run, experiment, Path(options.out), options.clips, options.price, options.frames, options.seed
     )
-    print(options.out)
+    tell(options.out)
 
 
 def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -274,7 +284,7 @@ def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
         manifest = make_doom(
             Path(options.out), options.clips, options.seed, workers, lambda done, num: progress("", done, num)
         )
-    print(manifest)
+    tell(manifest)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {

@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import progress as rich_progress
 from rich.console import Console
 from rich.text import Text
+
+from temporal.errors import plain
 
 if TYPE_CHECKING:
     from temporal.agents.train import Progress
@@ -35,12 +37,26 @@ Advance = Callable[[str, int, int], None]
 """Takes what is being done, how many steps are done, and how many there are (0 where that is not known)."""
 
 
-class Results(Console):
+class Plain(Console):
+    """Shows texts as they are: names come from others, so they are no markup and hold no escape sequences."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """The text, spelled out where it is not printable."""
+        lines = (plain(line) for line in text.split("\n"))
+        return super().render_str("\n".join(lines), **settings | {"markup": False, "emoji": False})
+
+
+class Results(Plain):
     """Standard output; where that is no terminal, lines may be long."""
 
     def on_broken_pipe(self) -> None:
         """A reader that goes away, such as head, is no mistake; rich would exit with 1."""
         raise BrokenPipeError
+
+
+def tell(told: object) -> None:
+    """Print one line on stdout; what a name holds that is not printable is spelled out."""
+    print(plain(str(told)))
 
 
 def results() -> Console:
@@ -52,12 +68,12 @@ def results() -> Console:
 @contextmanager
 def bar(title: str, unit: str = "settings") -> Iterator[Advance]:
     """A bar that starts anew whenever what is being done starts from the beginning."""
-    console = Console(stderr=True)
+    console = Plain(stderr=True)
     if not console.is_terminal:
         yield _plain(title, unit)
         return
     columns = (
-        rich_progress.TextColumn("{task.description}"),
+        rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         RateColumn(unit),
@@ -72,7 +88,9 @@ def bar(title: str, unit: str = "settings") -> Iterator[Advance]:
             if done < before:
                 shown.reset(task)
             before = done
-            shown.update(task, description=f"{title} {what}".strip(), completed=done, total=total or None)
+            shown.update(
+                task, description=plain(f"{title} {what}".strip()), completed=done, total=total or None
+            )
 
         yield advance
 
@@ -95,7 +113,9 @@ def _plain(title: str, unit: str) -> Advance:
             rate = (done - first) / max(now - started, 1e-9)
             of = f"/{total}" if total else ""
             print(
-                f"{title} {what}".strip() + f": {done}{of}, {rate:.1f} {unit}/s", file=sys.stderr, flush=True
+                plain(f"{title} {what}".strip()) + f": {done}{of}, {rate:.1f} {unit}/s",
+                file=sys.stderr,
+                flush=True,
             )
 
     return advance

@@ -47,6 +47,9 @@ KINDS: dict[str, type] = {
 """What a YAML can name classes of."""
 
 
+DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
+
+
 @checked
 @dataclass
 class Experiment:
@@ -95,6 +98,10 @@ def pick_device(name: str) -> torch.device:
 
         found: torch.device = PartialState().device
         return found
+    if not DEVICE.fullmatch(name):
+        raise bad(
+            "experiment", "device", name, "auto, cpu or an accelerator that is there (cuda, cuda:0, mps, xpu)"
+        )
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()  # of what holds no numbers (meta) there are none to see
@@ -314,41 +321,6 @@ def _settings(class_path: str) -> list[str]:
     """What the constructor of a class takes, less what the program fills in."""
     parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
     return [name for name in parameters if name not in FILLED]
-
-
-def check_trusted(config: dict[str, Any], where: str) -> None:
-    """Raise UserError unless every class that a stored configuration names is the project's own.
-
-    Naming a class imports its module, which runs code: a run folder from elsewhere must not be able to. Classes can
-    also hide in strings, which are parsed as YAML where a class is expected; a resolved configuration has none such.
-    """
-    for key in ("reader", "agent", "data", "training", "evaluation"):
-        value = config.get(key)
-        if not isinstance(value, dict):
-            raise bad(where, key, value, "a class_path with init_args")
-        arguments = value.get("init_args") or {}
-        if not isinstance(arguments, dict):
-            raise bad(where, f"{key}.init_args", arguments, "a mapping")
-        if key == "data":  # its own strings are paths and names of columns, never classes
-            value = value | {"init_args": {k: v for k, v in arguments.items() if not isinstance(v, str)}}
-        _check_strings(value, where)
-
-
-def _check_strings(value: object, where: str, key: object = None) -> None:
-    if isinstance(value, dict):
-        for name, each in value.items():
-            _check_strings(each, where, name)
-    elif isinstance(value, list):
-        for each in value:
-            _check_strings(each, where)
-    elif key == "class_path" and not str(value).startswith("temporal."):
-        raise bad(
-            where, "class_path", value, "a class of temporal.*; --trust builds others, which runs their code"
-        )
-    elif key != "class_path" and isinstance(value, str) and not re.fullmatch(r"\w*", value):
-        raise bad(
-            where, str(key), value, "a plain word; --trust takes what may name a class, which runs its code"
-        )
 
 
 def dump(parsed: Namespace) -> str:

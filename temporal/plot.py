@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from temporal.curve import FLOOR_SHARE
-from temporal.errors import bad
+from temporal.errors import bad, plain
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import and only pictures need it
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ Kind = Literal["agent", "control", "oracle"]
 KINDS: tuple[Kind, ...] = ("agent", "control", "oracle")
 SUFFIXES = (".png", ".svg")
 MOST_MARKERS = 30
+LONGEST_NAME = 200  # letters that are drawn
 
 
 class Style(NamedTuple):
@@ -178,9 +179,11 @@ def _draw(
     axes.set(xscale="log", xlim=(left, right), ylim=(low, high), ylabel="Accuracy (%)")
     axes.set_xlabel("Mean FLOPs per sequence (log scale)")
     _ticks(axes, flops_full)
-    axes.set_title(title, fontsize=13, fontweight="bold", loc="left", pad=10)
+    axes.set_title(
+        plain(title, LONGEST_NAME), fontsize=13, fontweight="bold", loc="left", pad=10, parse_math=False
+    )
     shown = _legend(series, left, right)
-    figure.legend(
+    legend = figure.legend(
         [lines[name] for name in shown],
         list(shown.values()),
         loc="outside right center",
@@ -189,6 +192,8 @@ def _draw(
         handlelength=3.6,
         labelspacing=0.8,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names come from others
     return figure
 
 
@@ -297,7 +302,8 @@ def _legend(series: Sequence[Series], left: float, right: float) -> dict[str, st
     others.sort(key=lambda each: -float(each.at(each.accuracy, grid).mean()))
     names = [each.name for each in agents] + ["full reading"] + [each.name for each in others]
     oracles = [each.name for each in series if each.kind == "oracle"]
-    return {name: name.replace("_", " ") + " (oracle)" * (name in oracles) for name in names}
+    shown = {name: plain(name.replace("_", " "), LONGEST_NAME) for name in names}
+    return {name: told + " (oracle)" * (name in oracles) for name, told in shown.items()}
 
 
 def save_figure(figure: Figure, out: Path) -> None:

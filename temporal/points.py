@@ -6,7 +6,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +14,11 @@ from typing import IO
 import numpy as np
 from jaxtyping import Bool, Float
 
+from temporal.arrays import read_arrays
+from temporal.bounded import MIB, load_json, read_text
 from temporal.errors import UserError, bad
+
+MOST_BYTES = 16 * MIB  # of a file of points
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Point:
     def from_json(cls, line: str, where: str = "point") -> Point:
         """The point of one line; raises UserError that starts with `where` for anything else."""
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
+            values = load_json(line)
+        except ValueError:
             raise bad(where, "line", line[:40], "a point in JSON") from None
         names = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or set(values) != set(names):
@@ -95,16 +98,15 @@ def write_points(path: str | Path, points: Iterable[Point]) -> None:
     """Write points, one a line; the file is never seen half written."""
     text = "".join(point.to_json() + "\n" for point in points)
     part = _part(path)
-    part.write_text(text, encoding="utf-8")
+    part.unlink(missing_ok=True)  # not to write through a link
+    with part.open("x", encoding="utf-8") as file:
+        file.write(text)
     os.replace(part, path)
 
 
 def read_points(path: str | Path) -> list[Point]:
     """The points of a file; raises UserError naming the file, and the line where one is no point."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad("points", "file", str(path), f"a readable file of points ({error})") from None
+    lines = read_text(Path(path), MOST_BYTES, "points").splitlines()
     return [Point.from_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
@@ -189,7 +191,8 @@ def save_outcomes(path: str | Path, outcomes: Saved) -> None:
             arrays[f"{split}/{agent}/correct"] = each.correct
             arrays[f"{split}/{agent}/flops"] = each.flops
     part = _part(path)
-    with part.open("wb") as file:
+    part.unlink(missing_ok=True)  # not to write through a link
+    with part.open("xb") as file:
         _save_arrays(file, arrays)
     os.replace(part, path)
 
@@ -202,30 +205,17 @@ def _save_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-# What numpy and zipfile raise for a file that is missing, cut short, damaged, or something else altogether.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def load_outcomes(path: str | Path) -> dict[str, dict[str, Outcomes]]:
     """What `save_outcomes` wrote; raises UserError for any other file."""
     found: dict[str, dict[str, Outcomes]] = {}
+    arrays = read_arrays(Path(path), "outcomes")
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                split, agent, what = name.split("/")
-                if what == "settings":
-                    settings = tuple(None if math.isnan(x) else float(x) for x in arrays[name])
-                    columns = (arrays[f"{split}/{agent}/{each}"] for each in ("correct", "flops"))
-                    found.setdefault(split, {})[agent] = Outcomes(settings, *columns)
-    except _UNREADABLE as error:
+        for name in arrays:
+            split, agent, what = name.split("/")
+            if what == "settings":
+                settings = tuple(None if math.isnan(x) else float(x) for x in arrays[name])
+                columns = (arrays[f"{split}/{agent}/{each}"] for each in ("correct", "flops"))
+                found.setdefault(split, {})[agent] = Outcomes(settings, *columns)
+    except (ValueError, KeyError, TypeError) as error:  # arrays that are missing or of other shapes
         raise bad("outcomes", "file", str(path), f"a file of outcomes ({error})") from None
     return found

@@ -7,9 +7,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from temporal.bounded import check_entries
 from temporal.errors import UserError, bad
 from temporal.fingerprints import differing
-from temporal.runs import read_about, read_config
+from temporal.runs import flat, read_about, read_config
 
 FREE_SETTINGS = ("seed", "device", "data.path", "data.root")
 """What may differ: where things lie and what computes change nothing, and fingerprints tell data apart."""
@@ -30,7 +31,11 @@ def check_pool(where: str, folders: Sequence[Path]) -> None:
         where: the command, for the message.
         folders: of runs, evaluated or not; one or more.
     """
-    runs = [_Known(folder, read_about(folder), _flat(read_config(folder))) for folder in folders]
+    runs = []
+    for folder in folders:
+        about = read_about(folder)
+        check_entries(folder)
+        runs.append(_Known(folder, about, flat(read_config(folder))))
     _check_once(where, "folder", {run.folder: run.folder.resolve() for run in runs}, folders)
     _check_once(where, "weights", {run.folder: _weights(run.folder) for run in runs}, folders)
     for run in runs[1:]:
@@ -71,13 +76,3 @@ def _weights(folder: Path) -> str | None:
             return file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-
-
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    """Settings by their dotted names, as in overrides."""
-    if not isinstance(value, Mapping):
-        return {key: value}
-    found: dict[str, object] = {}
-    for name, each in value.items():
-        found |= _flat(each, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    return found

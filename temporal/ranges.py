@@ -93,7 +93,7 @@ TokensOrNone = Annotated[int, Range(ge=0, le=1_000_000)]
 """Of one sequence; 0 is none."""
 Chunk = Annotated[int, Range(ge=1, le=4096)]
 Places = Annotated[int, Range(ge=1, le=65_536)]
-Pixels = Annotated[int, Range(ge=1, le=2048)]
+Pixels = Annotated[int, Range(ge=1, le=1024)]
 """Of a side."""
 Workers = Annotated[int, Range(ge=1, le=256)]
 

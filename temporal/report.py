@@ -25,7 +25,7 @@ from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
 from temporal.pooling import check_pool
 from temporal.reading import read
-from temporal.runs import Run, read_config
+from temporal.runs import Run, read_floor
 from temporal.strips import Strip, plot_strips
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
@@ -90,7 +90,11 @@ class Evaluated:
                 )
             self.saved.append(load_outcomes(folder / "outcomes.npz"))
             self.points.extend(p for p in read_points(folder / "points.jsonl") if p.split == "test")
-        self.floor = float(read_config(folders[0])["evaluation"]["init_args"]["floor"])
+        floors = {read_floor(folder) for folder in folders}
+        if len(floors) != 1:
+            expected = "one, so that areas are the same thing"
+            raise bad("plot", "evaluation.floor of the runs", sorted(floors), expected)
+        self.floor = floors.pop()
         tasks = sorted({p.task for p in self.points})
         if len(tasks) != 1:
             raise bad("plot", "tasks of the runs", tasks, "one; draw each task by itself")
@@ -102,7 +106,7 @@ class Evaluated:
             raise bad("plot", "points of read_all", len(everyone), missing)
         self.full_accuracy = float(np.mean([p.accuracy for p in everyone]))
         self.full_flops_read = float(np.mean([p.flops_mean for p in everyone]))
-        self.names = [n for n in self.saved[0]["test"] if n not in (FREE, "read_all")]
+        self.names = [n for n in self.saved[0].get("test", {}) if n not in (FREE, "read_all")]
 
         self._runs: dict[str, list[AgentRun]] = {}
 

@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from temporal.agents.rollout import SpanRecorder
 from temporal.data.base import Sequences
 from temporal.data.inputs import Problem, Row, find_inputs, read_rows
-from temporal.data.tokens import count_ids, token_ids
+from temporal.data.tokens import token_ids
 from temporal.display import Advance
 from temporal.episodes import Outcome, Plan
 from temporal.errors import UserError, bad, reason
@@ -84,7 +84,7 @@ def score_inputs(
         UserError: inputs that do not exist, a budget that does not pay for one answer, no text that can be scored,
             an output that cannot be written.
     """
-    tokenizer = _tokenizer(run)
+    tokenizer = run.tokenizer()
     price = run.prices[0] if price is None else price
     least = run.reader.predict_flops
     if flops is not None and flops < least:
@@ -110,24 +110,6 @@ def score_inputs(
     return summary + (
         f"; {results.num_problems} could not be, see {results.errors}" if results.num_problems else ""
     )
-
-
-def _tokenizer(run: Run) -> Tokenizer:
-    path = run.folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exceptions
-        got = f"a file that cannot be read ({str(error).splitlines()[0]})" if path.exists() else "no file"
-        raise UserError(f"run: {path}, got {got}; expected the tokenizer of a run on texts") from None
-    num_ids = count_ids(tokenizer)
-    if num_ids != run.task.vocabulary_size:
-        raise bad(
-            "run",
-            f"vocabulary of {path}",
-            num_ids,
-            f"{run.task.vocabulary_size}, as the run was trained with",
-        )
-    return tokenizer
 
 
 def _batches(rows: Iterator[Row | Problem]) -> Iterator[tuple[list[Row], list[Problem]]]:

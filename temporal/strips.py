@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from temporal.errors import bad
-from temporal.plot import SUFFIXES, save_figure
+from temporal.errors import bad, plain
+from temporal.plot import LONGEST_NAME, SUFFIXES, save_figure
 
 COLUMNS = 16  # frames in a row of a strip
 DIMMED = 0.5  # brightness of frames that were not looked at; a little white is added
@@ -63,7 +63,7 @@ def plot_strips(strips: list[Strip], out: Path, title: str) -> None:
     axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=num_rows)[:, 0]
     for ax, strip in zip(axes, strips, strict=True):
         _draw(ax, strip)
-    figure.suptitle(title)
+    figure.suptitle(plain(title, LONGEST_NAME), parse_math=False)
     save_figure(figure, out)
 
 
@@ -92,4 +92,4 @@ def _draw(ax: object, strip: Strip) -> None:
             ax.text(left + 3, top + 4, str(order[p]), fontsize=8, va="top", weight="bold", bbox=box)
     ax.imshow(sheet, interpolation="bilinear", aspect="equal")
     ax.set_axis_off()
-    ax.set_title(strip.title, fontsize=10, loc="left")
+    ax.set_title(plain(strip.title, LONGEST_NAME), fontsize=10, loc="left", parse_math=False)

@@ -79,11 +79,11 @@ class TestPoints:
     )
     def test_impossible_values_are_refused(self, name: str, value: object) -> None:
         line = json.dumps(json.loads(POINT.to_json()) | {name: value})
-        with pytest.raises(UserError, match=f"here: point: .*{name}"):
+        with pytest.raises(UserError, match=f"here: (point: .*{name}|line, got)"):
             Point.from_json(line, "here")
 
     def test_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"points: file, got '.*none\.jsonl'; expected a readable file"):
+        with pytest.raises(UserError, match=r"points: file, got '.*none\.jsonl'; expected a file of a run"):
             read_points(tmp_path / "none.jsonl")
 
 
@@ -129,7 +129,7 @@ class TestOutcomes:
         else:
             path.write_bytes(b"" if damage == "empty" else b"not an archive")
         with pytest.raises(
-            UserError, match=r"outcomes: file, got '.*outcomes\.npz'; expected a file of outcomes"
+            UserError, match=r"outcomes: file, got '.*outcomes\.npz'; expected a file of (outcomes|a run) \("
         ):
             load_outcomes(path)
 

@@ -395,7 +395,7 @@ def test_settings_out_of_range(
 def test_a_run_without_texts(text_run: Path, inputs: Path, tmp_path: Path, capsys: Capture) -> None:
     run = Path(shutil.copytree(text_run, tmp_path / "run"))
     (run / "tokenizer.json").unlink()
-    message = f"run: {run}/tokenizer.json, got no file; expected the tokenizer of a run on texts"
+    message = f"run: file, got '{run}/tokenizer.json'; expected a file of a run (No such file or directory)"
     assert complaint(capsys, "score", run, inputs) == message
 
 
@@ -406,5 +406,12 @@ def test_the_tokenizer_of_another_run(text_run: Path, inputs: Path, tmp_path: Pa
     before = tokenizer.get_vocab_size() + 1
     tokenizer.add_tokens(["one", "two"])
     tokenizer.save(str(file))
+    message = (
+        f"run: added_tokens in {file}, got 'another'; expected that of tokenizer 'words', which the run names"
+    )
+    assert complaint(capsys, "score", run, inputs) == message
+    stored = json.loads((text_run / "tokenizer.json").read_text())
+    stored["model"]["vocab"] |= {"one": before - 1, "two": before}
+    file.write_text(json.dumps(stored))
     message = f"run: vocabulary of {file}, got {before + 2}; expected {before}, as the run was trained with"
     assert complaint(capsys, "score", run, inputs) == message

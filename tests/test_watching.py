@@ -60,7 +60,7 @@ device: cpu
 """
 TRAINED = {"train": 8, "validation": 2, "test": 4}  # clips of the sample
 FRAMES = 12
-SECONDS = re.compile(r"(scoring: \d+/\d+, \d+\.\d videos/s\n)+")
+SECONDS = re.compile(r"(temporal: --trust imports .*\n)?(scoring: \d+/\d+, \d+\.\d videos/s\n)+")
 VARYING = {"seconds": None}
 
 

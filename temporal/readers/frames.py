@@ -317,7 +317,7 @@ def _normalisation(model: str) -> tuple[Tensor, Tensor, Tensor]:
     """
     from transformers import AutoImageProcessor
 
-    processor = AutoImageProcessor.from_pretrained(model)
+    processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
     colours = 255 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
     pictures = list(np.broadcast_to(colours[:, None, None], (4, 32, 32, 3)))
     shown = processor(images=pictures, return_tensors="pt")["pixel_values"]
@@ -336,7 +336,9 @@ def _load(model: str) -> tuple[Any, set[str]]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of unused and missing weights: what matters is said here
     try:
-        network, about = AutoModel.from_pretrained(model, use_safetensors=True, output_loading_info=True)
+        network, about = AutoModel.from_pretrained(
+            model, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+        )
     finally:
         logging.set_verbosity(verbosity)
     half = "vision_model." if hasattr(network, "vision_model") else ""
