@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         reader, agent = experiment.build()
         check_effects(experiment, reader, agent)
         experiment.data.equip(reader)
+    _notify(experiment)
     if source is not None:
         runs.copy_reader(source, reader)
     scene = experiment.training.scene(
@@ -84,6 +86,12 @@ def _preparing() -> Iterator[None]:
             yield
         finally:
             preparing.reset(token)
+
+
+def _notify(experiment: Experiment) -> None:
+    """Say what was done to the data, on stderr."""
+    if experiment.data.notice is not None:
+        print(experiment.data.notice, file=sys.stderr)
 
 
 class MetricsLog:
@@ -151,6 +159,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
             with _preparing():
                 experiment = run.experiment()
                 experiment.data.equip(run.reader)
+            _notify(experiment)
             with bar(f"evaluating {folder.name}") as progress:
                 evaluate_run(run, experiment, progress)
     report(folders, results())
