@@ -17,7 +17,9 @@ UNKNOWN = "[UNK]"
 PIECE = 1 << 16  # letters encoded as one; an encoding takes a hundred times the room of its text
 LEAST_PIECE, LETTERS_PER_TOKEN = 1 << 11, 16  # of a piece that most likely holds as many tokens as are wanted
 BLOCK_LETTERS = 1 << 18  # encoded side by side
-BLANKS = (re.compile(r"(?<=\S) (?=\S)"), re.compile(r"(?<=\S)\n(?=\S)"))  # alone between words
+BLANKS = tuple(
+    map(re.compile, (r"(?<=\S) (?=\S)", r"(?<=\S)\n(?=\S)", r"(?<=\S)\s"))
+)  # the first is best to cut at
 NEAR = 1 << 10  # letters before the end of a piece in which a space is looked for first
 
 
@@ -70,7 +72,9 @@ class Tokens(NamedTuple):
     """What is read of one text: its first tokens."""
 
     ids: NDArray[np.int32]  # one more than the tokenizer's (0 is padding)
-    spans: NDArray[np.int32]  # (tokens, 2) which letters of the text each token stands for, exclusive; or no rows
+    spans: NDArray[
+        np.int32
+    ]  # (tokens, 2) which letters of the text each token stands for, exclusive; or no rows
     is_cut: bool  # the text has more tokens than these
 
 
@@ -137,7 +141,7 @@ def _blocks(texts: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 def end_of_piece(text: str, start: int, size: int) -> int:
-    """Where a piece of at most `size` letters ends: before a space between words, else a line's end, else anywhere.
+    """Where a piece of at most `size` letters ends: before a space between words, else another blank, else anywhere.
 
     >>> text = "one two, three"
     >>> [text[: end_of_piece(text, 0, size)] for size in (14, 13, 5, 2)]

@@ -105,6 +105,9 @@ def make_parser() -> argparse.ArgumentParser:
     budget.add_argument("--tokens", type=float, help="most tokens read of each text")
     budget.add_argument("--frames", type=int, help="most frames looked at in each video")
     budget.add_argument("--flops", type=float, help="most FLOPs spent on each text or video")
+    score.add_argument(
+        "--max-tokens", type=int, help="texts are cut after so many tokens; as in training when left out"
+    )
     score.add_argument("--price", type=float, help="of one full reading; the lowest trained on when left out")
     score.add_argument("--out", default="scores.parquet", help="parquet file of results")
     score.add_argument("--text-column", help="of tables; text when left out")

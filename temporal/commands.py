@@ -173,10 +173,18 @@ def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
     """Score texts or videos, whichever the run reads; prints what was done."""
-    for what, least in (("tokens", 1), ("frames", 1), ("flops", 1), ("price", 0), ("workers", 1)):
+    for what, least in (
+        ("tokens", 1),
+        ("max_tokens", 1),
+        ("frames", 1),
+        ("flops", 1),
+        ("price", 0),
+        ("workers", 1),
+    ):
         value = getattr(options, what)
         if value is not None and not least <= value < math.inf:
-            raise bad("score", f"--{what}", value, f"a finite number from {least} up")
+            name = f"--{what.replace('_', '-')}"
+            raise bad("score", name, value, f"a finite number from {least} up")
     if options.seconds_per_file is not None and not 0 < options.seconds_per_file <= LONGEST_SECONDS:
         expected = f"a number above 0, at most {LONGEST_SECONDS:g}"
         raise bad("score", "--seconds-per-file", options.seconds_per_file, expected)
@@ -193,13 +201,13 @@ def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
             run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
-            options.price, options.text_column or "text", progress,
+            options.price, options.text_column or "text", progress, options.max_tokens,
         )  # fmt: skip
     print(summary)
 
 
 def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
-    for option in ("tokens", "text_column"):
+    for option in ("tokens", "max_tokens", "text_column"):
         _refuse(options, option, "no such option, for the run reads videos")
     workers = options.workers or max((os.cpu_count() or 2) - 1, 1)
     seconds = SECONDS_PER_FILE if options.seconds_per_file is None else options.seconds_per_file

@@ -46,7 +46,9 @@ def test_all_tables_are_read_alike(tmp_path: Path) -> None:
     # a field that is missing is nothing; csv has no other way to say it
     write(tmp_path / "a.CSV", 'id,text\n0,one\n1," \n"\n2\n3,"two ""2"", ü\nmore"\n')
     for file in sorted(tmp_path.iterdir()):
-        assert rows_of(file) == MIXED, file
+        short = (2, "!1 cell; expected 2 as in the header")
+        expected = [MIXED[0], MIXED[1], short, MIXED[3]] if file.suffix == ".CSV" else MIXED
+        assert rows_of(file) == expected, file
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "noending"])
@@ -105,8 +107,8 @@ def test_a_column_that_is_missing(name: str, tmp_path: Path) -> None:
     [
         ("a.parquet", "no parquet", ["Parquet magic bytes not found"]),
         ("a.csv", "", ["no header line"]),
-        ("a.json", "[{", ["Expecting property name"]),
-        ("a.json", "[" * 100_000, ["maximum recursion depth exceeded"]),
+        ("a.json", "[{", ["no JSON: expected a value"]),
+        ("a.json", "[" * 100_000, ["no JSON: too deep"]),
         ("a.jsonl", "", []),
     ],
 )
@@ -136,7 +138,7 @@ def test_one_file_does_not_stop_the_next(tmp_path: Path) -> None:
     files = [write(tmp_path / "a.parquet", "none"), tmp_path / "gone.txt", write(tmp_path / "c.txt", "one")]
     found = list(read_rows(files, "text"))
     assert [type(r) for r in found] == [Problem, Problem, Row]
-    assert found[1] == Problem(str(files[1]), 0, "No such file or directory")
+    assert found[1] == Problem(str(files[1]), 0, None, "No such file or directory")
 
 
 def names(found: list[Path], place: Path) -> list[str]:
