@@ -2,7 +2,7 @@
 
 RFC 4180, with these rules for what breaks it. A quote that is not closed, or is followed by something else than a
 comma or the end of the line, makes its first line a problem, and reading goes on at the next line. A quoted cell over
-several lines is not believed where each of those lines would be a row by itself. A row must have as many cells as the
+several lines is not believed where its lines look like rows by themselves. A row must have as many cells as the
 header. What comes after a fault is taken for a row only if its other cells are such as those of the rows before.
 """
 
@@ -16,7 +16,8 @@ from typing import NamedTuple, TextIO
 
 MAX_LETTERS = 1 << 24  # of a line, and of a row
 MAX_LINES = 50_000  # of a row
-MANY_LINES = 4  # so many that happen to have as many commas as the header are rows
+MANY_LINES = 4  # so many that look like rows are rows, even where there are few rows to compare them with
+LONG, MOST = 10, 0.8  # of more lines than this, most are enough
 SKIPPED_LETTERS = 1 << 32  # of one line, after which a file is given up
 TAUGHT, LEAST_TAUGHT = 1000, 20  # rows that tell what cells look like
 FEW_VALUES = 64
@@ -127,14 +128,18 @@ class _Columns:
         return all(map(_fits, (cells[i] for i in self._others), self._values))
 
     def are_rows(self, lines: list[str]) -> bool:
-        """Whether all of some lines are more likely rows than one text of several lines."""
+        """Whether the lines after a row's first are more likely rows than the rest of a text of several lines."""
         if self.num == 1:  # nothing tells a row from the line of a text
             return False
-        rows = [line.rstrip("\r\n").split(",") for line in lines]
-        if any(len(row) != self.num for row in rows):
-            return False
-        bare = ([cell.strip('"') for cell in row] for row in rows)
-        return len(lines) >= MANY_LINES or all(self.resembles(row) for row in bare)
+        found = [self._is_like(line) for line in lines]
+        num_fitting = sum(each is not False for each in found[1:])
+        if num_fitting < len(lines) - 1:
+            return len(lines) > LONG and num_fitting >= MOST * (len(lines) - 1)
+        return len(lines) >= MANY_LINES or all(found)
+
+    def _is_like(self, line: str) -> bool | None:
+        cells = line.rstrip("\r\n").split(",")
+        return len(cells) == self.num and self.resembles([cell.strip('"') for cell in cells])
 
 
 def _fits(cell: str, values: set[str]) -> bool:
@@ -193,9 +198,12 @@ def _told(error: Exception, lines: _Lines) -> str:
 
 def _judge(record: Record, lines: _Lines, columns: _Columns) -> Record:
     """The record, with what is wrong with it."""
+    num, expected = len(record.cells), columns.num
+    if num == expected and len(lines.taken) == 1 and not lines.in_doubt:
+        columns.teach(record.cells)
+        return record
     if record.fault is not None:
         return record
-    num, expected = len(record.cells), columns.num
     if len(lines.taken) > 1 and columns.are_rows([line or "" for line in lines.taken]):
         lines.give_back()
         return record._replace(fault="a quote that is not closed; the lines after it are rows")
