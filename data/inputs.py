@@ -55,15 +55,20 @@ def find_inputs(inputs: list[Path], outputs: Collection[Path] = ()) -> list[Path
         if not os.path.lexists(given):
             raise bad("score", "input", str(given), "a file or folder that exists")
         if given.is_dir():
-            found = [p for p in _search(given, endings, outputs) if p.resolve() not in outputs]
+            found = [p for p in _search(given, endings, outputs) if _real(p) not in outputs]
             if not found:
                 raise bad("score", "input", str(given), f"a folder with files ending in {', '.join(endings)}")
             files.extend(sorted(found))
-        elif given.resolve() in outputs:
+        elif _real(given) in outputs:
             raise bad("score", "--out", str(given), "a file that is not one of the inputs")
         else:
             files.append(given)
     return files
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; unlike resolve(), this takes links that go round in circles."""
+    return Path(os.path.realpath(path))
 
 
 def _search(folder: Path, endings: Collection[str], outputs: Collection[Path]) -> Iterator[Path]:
@@ -80,7 +85,7 @@ def _is_kept(folder: Path, outputs: Collection[Path]) -> bool:
     """Whether a folder holds what is kept of an output while it is made."""
     if folder.suffix not in (".parts", ".old"):
         return False
-    place = folder.resolve()
+    place = _real(folder)
     return any(place.parent == o.parent and place.name.startswith(o.name + ".") for o in outputs)
 
 

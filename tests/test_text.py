@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -18,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from temporal.data import tables
 from temporal.data import text as text_module
+from temporal.data import tokens as tokens_module
 from temporal.data.base import SPLITS, Sequences
 from temporal.data.text import TextSource
 from temporal.data.tokens import count_ids, encode, make_tokenizer
@@ -188,6 +190,55 @@ def test_rare_words_are_unknown_and_ids_start_at_one() -> None:
     assert count_ids(tokenizer) == 4
 
 
+LETTERS = ("one", "naïve", "ﬁne", "don't", "[mail]", "3.5%", "日本語", "e\u0301", "Σ", "-- ")
+BLANKS = (" ", " ", " ", "\n", "  ", "\u00a0", "\n\n", " \u0301")
+
+
+def make_text(rng: random.Random, num: int) -> str:
+    return "".join(rng.choice(LETTERS) + rng.choice(BLANKS) for _ in range(num))
+
+
+def trained(kind: str, texts: list[str]) -> Tokenizer:
+    if kind == "words":
+        return make_tokenizer("words", 100, [texts])
+    tokenizer, trainer = {
+        "bytes": (Tokenizer(models.BPE()), trainers.BpeTrainer(vocab_size=300, show_progress=False)),
+        "pieces": (
+            Tokenizer(models.Unigram()),
+            trainers.UnigramTrainer(vocab_size=60, show_progress=False, unk_token="?", special_tokens=["?"]),
+        ),
+    }[kind]
+    split = {"bytes": pre_tokenizers.ByteLevel(), "pieces": pre_tokenizers.Metaspace()}
+    tokenizer.pre_tokenizer = split[kind]
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes", "pieces"])
+@pytest.mark.parametrize("max_tokens", [1, 7, 10**6])
+def test_pieces_are_encoded_like_the_whole(
+    kind: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "PIECE", 60)
+    monkeypatch.setattr(tokens_module, "LEAST_PIECE", 50)
+    monkeypatch.setattr(tokens_module, "NEAR", 20)
+    rng = random.Random(0)
+    texts = [make_text(rng, num) for num in (0, 1, 5, 40, 300, 2, 60)] + ["one " * 7, " " * 99 + "one"]
+    tokenizer = trained(kind, texts)
+    for text, found in zip(texts, encode(tokenizer, texts, max_tokens, spans=True), strict=True):
+        whole = tokenizer.encode(text, add_special_tokens=False)
+        assert [i - 1 for i in found.ids.tolist()] == whole.ids[:max_tokens]
+        assert list(map(tuple, found.spans.tolist())) == whole.offsets[:max_tokens]
+        assert found.is_cut == (len(whole.ids) > max_tokens)
+
+
+def test_a_word_longer_than_a_piece_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "PIECE", 60)
+    tokenizer = make_tokenizer("words", 100, [["x x"]])
+    (found,) = encode(tokenizer, ["y" * 100 + " x"], 10**6, spans=True)
+    assert found.spans.tolist() == [[0, 60], [60, 100], [101, 102]]
+
+
 def make_foreign(place: Path) -> Tokenizer:
     """A tokenizer whose ids leave gaps and which would add special tokens, pad and truncate."""
     tokenizer = Tokenizer(models.WordLevel({"[U]": 0, "w1": 5, "w2": 9, "[CLS]": 7}, "[U]"))
@@ -243,6 +294,7 @@ def test_encoding_is_done_once_and_mapped(tmp_path: Path, monkeypatch: pytest.Mo
     expected = {s: texts_of(first, s) for s in SPLITS}
     monkeypatch.setattr(text_module, "open_tables", no_more)
     again = TextSource(str(place))
+    assert first.notice is again.notice is None
     assert {s: texts_of(again, s) for s in SPLITS} == expected
     assert isinstance(again.split("train")._flat, np.memmap)
     # by content, wherever it lies
@@ -335,6 +387,7 @@ def test_a_text_of_a_million_tokens_is_cut(tmp_path: Path) -> None:
     assert source.split("train").lengths.tolist() == [7, 2]
     assert source.task.mean_length == 4.5
     assert source.task.max_length == 7
+    assert source.notice == "3 of 6 texts are longer than max_tokens 7 and are cut"
 
 
 def peak_of_writing(num: int, place: Path, tokenizer: Tokenizer) -> int:
