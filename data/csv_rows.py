@@ -48,6 +48,7 @@ class _Lines:
         self.taken: list[str | None] = []  # None is a line that is too long to be kept
         self._letters = 0
         self.first = 1  # number of the first of them
+        self.num_again = 0  # that were given back and not taken again when the present row began
 
     def __iter__(self) -> _Lines:
         return self
@@ -65,13 +66,9 @@ class _Lines:
                 raise _TooLongError("a quote that is not closed, or a text of too many lines")
         return line
 
-    @property
-    def in_doubt(self) -> bool:
-        """Whether lines were given back that are not taken yet."""
-        return bool(self._again)
-
     def next_row(self) -> None:
         """Let go of the lines of the present row."""
+        self.num_again = len(self._again)
         self.first += len(self.taken)
         self.taken.clear()
         self._letters = 0
@@ -167,9 +164,9 @@ def read_records(file: TextIO, column: str) -> Iterator[Record]:
     if header is None or header.fault is not None:
         raise FaultError("no header line" if header is None else f"header line: {header.fault}")
     yield header
-    columns = _Columns(header.cells, column)
+    judge = _Judge(lines, _Columns(header.cells, column))
     while (record := _next_filled(rows, lines)) is not None:
-        yield _judge(record, lines, columns)
+        yield judge(record)
 
 
 def _next_filled(rows: Iterator[list[str]], lines: _Lines) -> Record | None:
@@ -196,23 +193,31 @@ def _told(error: Exception, lines: _Lines) -> str:
     return "a quote within quotes that is not doubled" if "expected after" in str(error) else str(error)
 
 
-def _judge(record: Record, lines: _Lines, columns: _Columns) -> Record:
-    """The record, with what is wrong with it."""
-    num, expected = len(record.cells), columns.num
-    if num == expected and len(lines.taken) == 1 and not lines.in_doubt:
-        columns.teach(record.cells)
+class _Judge:
+    """Says what is wrong with records; after a fault no row is believed that is unlike those before."""
+
+    def __init__(self, lines: _Lines, columns: _Columns) -> None:
+        self._lines, self._columns = lines, columns
+        self._doubts = False
+
+    def __call__(self, record: Record) -> Record:
+        """The record, with what is wrong with it."""
+        num, lines, columns = len(record.cells), self._lines, self._columns
+        if num == columns.num and len(lines.taken) == 1 and not self._doubts:
+            columns.teach(record.cells)
+            return record
+        if record.fault is not None:
+            self._doubts = True
+            return record
+        if len(lines.taken) > 1 and columns.are_rows([line or "" for line in lines.taken]):
+            self._doubts = True
+            lines.give_back()
+            return record._replace(fault="a quote that is not closed; the lines after it are rows")
+        if num != columns.num:
+            upto = f", up to line {lines.first + len(lines.taken) - 1}" if len(lines.taken) > 1 else ""
+            cells = "1 cell" if num == 1 else f"{num} cells"
+            return record._replace(fault=f"{cells}{upto}; expected {columns.num} as in the header")
+        if self._doubts and columns.resembles(record.cells) is False:
+            return record._replace(fault="unlike the rows before, after a quote that is not closed")
+        self._doubts = lines.num_again > len(lines.taken)
         return record
-    if record.fault is not None:
-        return record
-    if len(lines.taken) > 1 and columns.are_rows([line or "" for line in lines.taken]):
-        lines.give_back()
-        return record._replace(fault="a quote that is not closed; the lines after it are rows")
-    if num != expected:
-        upto = f", up to line {lines.first + len(lines.taken) - 1}" if len(lines.taken) > 1 else ""
-        cells = "1 cell" if num == 1 else f"{num} cells"
-        return record._replace(fault=f"{cells}{upto}; expected {expected} as in the header")
-    if lines.in_doubt and columns.resembles(record.cells) is False:
-        return record._replace(fault="unlike the rows before, after a quote that is not closed")
-    if not lines.in_doubt:
-        columns.teach(record.cells)
-    return record

@@ -150,8 +150,8 @@ def end_of_piece(text: str, start: int, size: int) -> int:
     stop = start + size
     if stop >= len(text):
         return len(text)
-    for near in (max(stop - NEAR, start), start):  # mostly there is a space near the end
-        for blank in BLANKS:
+    for blank in BLANKS:
+        for near in (max(stop - NEAR, start), start):  # mostly there is one near the end
             place = _last(blank, text, near, stop)
             if place > near:
                 return place

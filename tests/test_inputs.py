@@ -197,7 +197,7 @@ ROWS = f"{OPEN}; the lines after it are rows"
     [
         ('7,"open,ham\n', {42: OPEN}),
         ('7,"open,ham\n8,close",spam\n', {42: ROWS}),
-        ('7,a,"open\n8,close",spam\n', {42: ROWS}),
+        ('7,a,"open\n8,close",spam\n', {42: "4 cells, up to line 43; expected 3 as in the header"}),
         ('7,said "he",ham\n', {}),
         ('7,"said "he"",ham\n', {42: "a quote within quotes that is not doubled"}),
         ('"\n', {42: OPEN}),

@@ -219,8 +219,8 @@ def trained(kind: str, texts: list[str]) -> Tokenizer:
 def test_pieces_are_encoded_like_the_whole(
     kind: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens_module, "PIECE", 60)
-    monkeypatch.setattr(tokens_module, "LEAST_PIECE", 50)
+    monkeypatch.setattr(tokens_module, "PIECE", 200)
+    monkeypatch.setattr(tokens_module, "LEAST_PIECE", 150)
     monkeypatch.setattr(tokens_module, "NEAR", 20)
     rng = random.Random(0)
     texts = [make_text(rng, num) for num in (0, 1, 5, 40, 300, 2, 60)] + ["one " * 7, " " * 99 + "one"]
@@ -387,7 +387,7 @@ def test_a_text_of_a_million_tokens_is_cut(tmp_path: Path) -> None:
     assert source.split("train").lengths.tolist() == [7, 2]
     assert source.task.mean_length == 4.5
     assert source.task.max_length == 7
-    assert source.notice == "3 of 6 texts are longer than max_tokens 7 and are cut"
+    assert source.notice == "1 of 6 texts are longer than max_tokens 7 and are cut"
 
 
 def peak_of_writing(num: int, place: Path, tokenizer: Tokenizer) -> int:
