@@ -12,6 +12,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from temporal import commands, parts, scoring
+from temporal.errors import UserError
 from temporal.parts import Part, Parts
 from temporal.runs import load
 from tests.mails import call, complaint, make_mails
@@ -110,6 +112,81 @@ def test_other_columns(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "a.csv").write_text("text,body\n1,cheap pills\n")
     (row,) = score(capsys, text_run, tmp_path / "a.csv", "--text-column", "body", out=tmp_path / "s.parquet")
     assert row["tokens_total"] == 2
+
+
+# The length of texts.
+
+
+def long_rows(place: Path) -> Path:
+    """Texts of 10, 40 and 90 tokens, the first and the last of each a known one."""
+    file = place / "long.csv"
+    texts = [" ".join(["cheap", *["w1"] * (num - 2), "agenda"]) for num in (10, 40, 90)]
+    file.write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    return file
+
+
+def test_texts_are_cut_as_in_training(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    out, file = tmp_path / "s.parquet", long_rows(tmp_path)
+    code, told, _ = call(capsys, "score", text_run, file, "--out", out)
+    assert code == 0
+    assert re.fullmatch(
+        rf"{out}: 3 texts scored at \d+\.\d% of a full reading on average; "
+        r"1 are longer than max_tokens 40 and were cut\n", told,
+    )  # fmt: skip
+    rows = pq.read_table(out).to_pylist()
+    assert [(r["tokens_total"], r["cut"]) for r in rows] == [(10, False), (40, False), (40, True)]
+    assert "agenda" not in rows[2]["words"]
+    cut = Path(shutil.copy(file, tmp_path / "cut.csv"))
+    cut.write_text(file.read_text().replace(" w1" * 88 + " agenda", " w1" * 39))
+    for row, other in zip(score(capsys, text_run, cut, out=out), rows, strict=True):
+        assert row | {"cut": False, "input": ""} == other | {"cut": False, "input": ""}
+
+
+def test_a_full_reading_of_all_texts_is_all_there_is(
+    text_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never more, however long the texts are beside those of training; deciding comes on top of it."""
+    monkeypatch.setattr("temporal.decisions.Halt.apply", lambda self, option, choice, modes: choice)
+    monkeypatch.setattr("temporal.decisions.Sift.apply", lambda self, option, choice, modes: choice)
+    file = long_rows(tmp_path)
+    run, more = load(text_run), ("--max-tokens", "90")
+    rows = score(capsys, text_run, file, *more, out=tmp_path / "s.parquet")
+    assert [r["tokens_read"] for r in rows] == [10, 40, 90]
+    assert [r["full_flops"] for r in rows] == [run.reader.full_flops(n) for n in (10, 40, 90)]
+    _, told, _ = call(capsys, "score", text_run, file, *more, "--out", tmp_path / "s.parquet")
+    share = sum(r["flops"] for r in rows) / sum(r["full_flops"] for r in rows)
+    assert told == f"{tmp_path}/s.parquet: 3 texts scored at {share:.1%} of a full reading on average\n"
+
+
+def test_an_agent_of_places_takes_texts_of_any_length(
+    text_config: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    config = tmp_path / "places.yaml"
+    sift = "{class_path: temporal.decisions.Sift}"
+    place = "{class_path: temporal.decisions.Place, init_args: {num_places: 5}}"
+    quick = text_config.read_text().replace(sift, place).replace("epochs: 12", "epochs: 1")
+    config.write_text(quick.replace("updates: 80", "updates: 2"))
+    assert call(capsys, "train", config, "--out", tmp_path / "run")[0] == 0
+    rows = score(capsys, tmp_path / "run", long_rows(tmp_path), out=tmp_path / "s.parquet")
+    assert [r["tokens_total"] for r in rows] == [10, 40, 40]
+    message = "score: --max-tokens, got 41; expected at most 40, the places that the agent knows"
+    more = ("--max-tokens", "41", "--out", tmp_path / "s.parquet")
+    assert complaint(capsys, "score", tmp_path / "run", long_rows(tmp_path), *more) == message
+
+
+def test_no_more_than_the_reader_holds(text_run: Path) -> None:
+    run = load(text_run)
+    with_room = replace(run, reader=Held(run.reader))  # type: ignore[arg-type]
+    assert [scoring._max_tokens(with_room, asked) for asked in (None, 9, 30)] == [30, 9, 30]
+    with pytest.raises(UserError, match="--max-tokens, got 31; expected at most 30, what the reader holds"):
+        scoring._max_tokens(with_room, 31)
+
+
+class Held:
+    """A reader that holds 30 tokens."""
+
+    def __init__(self, reader: Any) -> None:
+        self.capacity = 30
 
 
 # Budgets and prices.
