@@ -480,6 +480,21 @@ def test_a_bad_row(
         assert fails(str(place)) == f"{where}: {message.format(blank=repr(' ' + chr(10)))}{MEND}"
 
 
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        ('"open,a', "a quote that is not closed"),
+        ("one, two,a", "3 cells; expected 2 as in the header"),
+        ("one", "1 cell; expected 2 as in the header"),
+    ],
+)
+def test_a_line_of_csv_that_is_no_row(bad: str, fault: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", MAILS)
+    with file.open("a") as out:
+        out.write(f"{bad}\n{file.read_text().partition(chr(10))[2].replace(chr(34), '')}")
+    assert fails(str(file)) == f"data: {file} line 42, got {fault}; mend it"
+
+
 def test_rows_set_aside_are_named_as_in_the_file(tmp_path: Path) -> None:
     for bad_row in (0, 17, 39):
         rows = {"text": [*MAILS["text"]], "label": MAILS["label"]}
