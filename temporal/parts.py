@@ -133,7 +133,8 @@ class Parts:
         Args:
             summed: columns of which the sums are wanted.
         """
-        num, num_failed, first = 0, 0, None
+        num, num_failed = 0, 0
+        first: dict[str, Any] | None = None
         addends: dict[str, list[float]] = {name: [] for name in summed}
         unfinished, listed = self._unfinished("whole"), self._unfinished("errors")
         with (

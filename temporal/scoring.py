@@ -286,7 +286,9 @@ class _Places:
     def column(self) -> pa.ListArray:
         """The places of all texts."""
         offsets = np.cumsum([0, *map(len, self.places)], dtype=np.int32)
-        return pa.ListArray.from_arrays(offsets, np.concatenate(self.places).astype(np.int32))
+        return pa.ListArray.from_arrays(
+            offsets, np.concatenate([np.asarray(p, np.int32) for p in self.places])
+        )
 
 
 def _words(text: Text, positions: Sequence[int]) -> str:
