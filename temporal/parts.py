@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -84,6 +85,8 @@ class Parts:
         self._out, self._schema = out, schema
         self._folder = out.with_name(f"{out.name}.{fingerprint}.parts")
         self._old = self._folder.with_suffix(".old")
+        if out.parent.exists() and not out.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         out.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(out)
         shutil.rmtree(self._old, ignore_errors=True)
@@ -95,10 +98,11 @@ class Parts:
     def __enter__(self) -> Parts:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let go of the output; a folder without parts goes."""
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
+        if kind is None or issubclass(kind, (Exception, KeyboardInterrupt)):
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
         Path(self._lock.lock_file).unlink(missing_ok=True)  # before it is released: later it may be another's
         self._lock.release()
 
