@@ -5,6 +5,10 @@ encodes the corpus into the cache, the next maps it, counts salience over all of
 phase. Two peaks are taken: of all that was resident, which includes pages of mapped files that the system takes back
 when it needs the room, and of what the process owned (sampled after every update; Linux only).
 
+With `--run`, scoring by that run is measured instead: one text of some million letters, cut as in training and read
+whole, and many short rows beside a hundred times as many. Each peak (VmHWM) is that of a process of its own; bytes are
+those above scoring a single line.
+
 What `StoppingFit` records is bounded by its `sequences`, 4000 by default; here by 128, which both corpora reach.
 """
 
@@ -99,17 +103,81 @@ def measure(job: str, folder: Path, cache: Path) -> tuple[float, float]:
     return resident, owned
 
 
+def write_rows(file: Path, num: int) -> Path:
+    """A csv file of short texts."""
+    with file.open("w") as out:
+        out.write("id,text\n")
+        out.writelines(f"{i},cheap pills and the agenda of meeting number {i}\n" for i in range(num))
+    return file
+
+
+def peak_of_scoring(run: Path, file: Path, *more: str) -> float:
+    """Peak MiB of `temporal score` in a fresh process."""
+    code = (
+        "import re, sys; from temporal.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(re.findall(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[0]); sys.exit(code)"
+    )
+    out = file.with_suffix(".scores.parquet")
+    command = [sys.executable, "-c", code, "score", run, file, "--out", out, *more]
+    surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        list(map(str, command)), env=surroundings, check=True, capture_output=True, text=True
+    )
+    return int(done.stdout.splitlines()[-1]) / 1024
+
+
+def score(options: argparse.Namespace) -> None:
+    """Print peaks of scoring."""
+    report = Report("peak memory of scoring texts", options.json)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        (place / "line.txt").write_text("cheap pills and the agenda")
+        base = peak_of_scoring(options.run, place / "line.txt")
+
+        def add(what: str, file: Path, letters: int, *more: str) -> None:
+            mib = peak_of_scoring(options.run, file, *more)
+            each = (mib - base) * 2**20 / letters
+            report.add(
+                what=what, letters=letters, mib=mib, mib_above_one_line=mib - base, bytes_a_letter=each
+            )
+
+        whole = ("--max-tokens", str(1 << 24), "--tokens", "1000")  # all is encoded, and little is read
+        for name, piece in {
+            "words": "w1 cheap, pills. ",
+            "marks": ". ",
+            "one word": "x",
+            "wide": "日本 ☃ ",
+        }.items():
+            file = place / f"{name}.txt"
+            file.write_text(piece * (options.letters // len(piece)))
+            add(f"one text, {name}, cut as in training", file, options.letters)
+            add(f"one text, {name}, encoded whole", file, options.letters, *whole)
+        for num in options.rows:
+            file = write_rows(place / f"{num}.csv", num)
+            add(f"{num} rows", file, file.stat().st_size)
+    report.show()
+
+
 def main() -> None:
     """Print peaks of both sizes and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=2000, help="in the smaller corpus, 1000 or more")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=Path, help="run folder on texts: measure scoring by it")
+    parser.add_argument("--letters", type=int, default=5_000_000, help="with --run, of one text")
+    parser.add_argument(
+        "--rows", type=int, nargs="*", default=[10_000, 1_000_000], help="with --run, short ones"
+    )
     add_json(parser)
     arguments = parser.parse_args()
     if arguments.job:
         owned = {"encode": encode, "train": train}[arguments.job[0]](Path(arguments.job[1]))
         unit = 2**20 if sys.platform == "darwin" else 2**10
         print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, owned]))
+        return
+    if arguments.run:
+        score(arguments)
         return
     report = Report("peak memory when the corpus is ten times larger", arguments.json)
     with tempfile.TemporaryDirectory() as scratch:

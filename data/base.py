@@ -103,5 +103,10 @@ class Source(Checked, ABC):
     def name(self) -> str:
         """A short name for points and plots."""
 
+    @property
+    def notice(self) -> str | None:
+        """What should be said of how its data were made ready; None where there is nothing to say."""
+        return None
+
     def equip(self, reader: Reader) -> None:
         """Give a reader what it looks its observations up in, where that is more than the reader itself."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.data.base import SPLITS
+from temporal.data.csv_rows import FaultError, read_records
 from temporal.errors import UserError, bad
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}
@@ -159,6 +160,7 @@ def _load(paths: list[str], columns: tuple[str, str]) -> Any:
     if builder == "csv":
         for path in paths:
             _check_columns(f"data: {path}", columns, _header(path))
+            _check_csv(path, columns[0])
         # as they stand in the file: pandas takes "NA" and "None" for nothing, and columns of numbers for numbers
         only = list(dict.fromkeys(columns))
         settings = {"usecols": only, "converters": dict.fromkeys(only, str), "keep_default_na": False}
@@ -180,6 +182,17 @@ def _cannot_load(what: str, error: Exception) -> UserError:
 def _header(path: str) -> list[str]:
     with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
         return next(csv.reader(file), [])
+
+
+def _check_csv(path: str, column: str) -> None:
+    """Raise UserError at a line that pandas would pass over, or take for the rest of another."""
+    with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        try:
+            fault = next((record for record in read_records(file, column) if record.fault is not None), None)
+        except FaultError as error:
+            raise UserError(f"data: {path}, got {error}; expected rows of texts") from None
+    if fault is not None:
+        raise UserError(f"data: {path} line {fault.line}, got {fault.fault}; mend it")
 
 
 def _check_columns(where: str, columns: tuple[str, str], known: list[str]) -> None:

@@ -23,7 +23,7 @@ from temporal.ranges import Inner, Range, Seed, Text, Tokens
 from temporal.readers.base import Task
 
 PARTS = ("tokens", "offsets", "labels")
-FORMAT = 1  # of the encoded cache; a change makes old ones be encoded anew
+FORMAT = 2  # of the encoded cache; a change makes old ones be encoded anew
 SAMPLES = Path(__file__).resolve().parent / "samples"
 
 
@@ -34,6 +34,8 @@ class _Encoded(NamedTuple):
     classes: tuple[str, ...]
     mean_length: float
     max_length: int
+    num_texts: int  # of all splits
+    num_cut: int  # that are longer
 
 
 Vocabulary = Annotated[int, Range(ge=2, le=10_000_000)]
@@ -53,7 +55,7 @@ class TextSource(Source):
         tokenizer: "words" trains a word-level tokenizer (lower case, punctuation apart) on the train split;
             otherwise a folder, tokenizer.json or hub name that transformers knows.
         vocabulary_size: words kept by "words", most frequent first.
-        max_tokens: texts are read up to this many tokens.
+        max_tokens: texts are cut after this many tokens, in training and when they are scored.
         validation_share: part of train set aside where there is no validation split, above 0 and below 1.
         test_share: likewise for a missing test split.
         skip_bad: leave out rows without text or label instead of stopping at the first.
@@ -106,6 +108,14 @@ class TextSource(Source):
         """The last part of the path, without an ending."""
         return self._name
 
+    @property
+    def notice(self) -> str | None:
+        """How many texts are cut, where any is."""
+        num_cut, encoded = self._encoded.num_cut, self._encoded
+        if not num_cut:
+            return None
+        return f"{num_cut} of {encoded.num_texts} texts are longer than max_tokens {encoded.max_length} and are cut"
+
     def split(self, name: Split) -> Sequences:
         """The sequences of one split, memory-mapped."""
         arrays = [np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r") for what in PARTS]
@@ -139,14 +149,17 @@ class TextSource(Source):
         try:
             tokenizer = make_tokenizer(self._tokenizer_name, self._vocabulary_size, tables["train"].texts())
             tokenizer.save(str(work / "tokenizer.json"))
-            mean_length = 0.0
+            mean_length, num_texts, num_cut = 0.0, 0, 0
             for split in SPLITS:
-                sizes = _write_split(work, split, tables[split], tokenizer, self._max_tokens)
+                sizes, cut = _write_split(work, split, tables[split], tokenizer, self._max_tokens)
+                num_texts, num_cut = num_texts + len(sizes), num_cut + cut
                 mean_length = float(sizes.mean()) if split == "train" else mean_length
             about = {
                 "classes": tables["train"].classes,
                 "mean_length": mean_length,
                 "max_length": self._max_tokens,
+                "num_texts": num_texts,
+                "num_cut": num_cut,
             }
             (work / "about.json").write_text(json.dumps(about))
             return _move(work, folder)
@@ -164,7 +177,8 @@ def _read_cache(folder: Path) -> _Encoded | None:
     try:
         about = json.loads((folder / "about.json").read_text())
         if all((folder / name).is_file() for name in files):
-            return _Encoded(folder, tuple(about["classes"]), about["mean_length"], about["max_length"])
+            rest = (about[name] for name in _Encoded._fields[2:])
+            return _Encoded(folder, tuple(about["classes"]), *rest)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -192,16 +206,20 @@ def cache_folder() -> Path:
 
 def _write_split(
     folder: Path, split: str, table: Table, tokenizer: Tokenizer, max_tokens: int
-) -> NDArray[np.int64]:
-    """Append batch after batch to a raw file, then give it a header; memory holds one batch, offsets and labels."""
+) -> tuple[NDArray[np.int64], int]:
+    """Write one split; returns its lengths, and how many texts were cut.
+
+    Batch after batch is appended to a raw file, which is then given a header: memory holds one batch, offsets, labels.
+    """
     lengths, labels = array("q"), array("q")
+    num_cut = 0
     raw = folder / f"{split}.raw"
     with raw.open("wb") as out:
         for texts, classes in table.batches():
-            for ids in encode(tokenizer, texts):
-                ids = ids[:max_tokens]
+            for ids, _, is_cut in encode(tokenizer, texts, max_tokens):
                 out.write(ids.astype("<i4").tobytes())
                 lengths.append(len(ids))
+                num_cut += is_cut
             labels.extend(classes)
     sizes = np.asarray(lengths, dtype=np.int64)
     with raw.open("rb") as file, (folder / f"{split}.tokens.npy").open("wb") as out:
@@ -211,7 +229,7 @@ def _write_split(
     raw.unlink()
     np.save(folder / f"{split}.offsets.npy", np.concatenate([[0], sizes.cumsum()]).astype(np.int64))
     np.save(folder / f"{split}.labels.npy", np.asarray(labels, dtype=np.int64))
-    return sizes
+    return sizes, num_cut
 
 
 def _digest(path: Path) -> str:

@@ -112,6 +112,11 @@ def make_parser() -> argparse.ArgumentParser:
     budget.add_argument("--frames", type=option(Count), help="most frames looked at in each video")
     budget.add_argument("--flops", type=option(Flops), help="most FLOPs spent on each text or video")
     score.add_argument(
+        "--max-tokens",
+        type=option(Count),
+        help="texts are cut after so many tokens; as in training when left out",
+    )
+    score.add_argument(
         "--price", type=option(NonNegative), help="of one full reading; the lowest trained on when left out"
     )
     score.add_argument("--out", default="scores.parquet", help="parquet file of results")

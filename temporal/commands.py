@@ -61,6 +61,7 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
         reader, agent = experiment.build()
         check_effects(experiment, reader, agent)
         experiment.data.equip(reader)
+    _notify(experiment)
     if source is not None:
         runs.copy_reader(source, reader)
         check_reader(source.folder, source.about, fingerprints(experiment.data))
@@ -93,6 +94,12 @@ def _preparing() -> Iterator[None]:
             yield
         finally:
             preparing.reset(token)
+
+
+def _notify(experiment: Experiment) -> None:
+    """Say what was done to the data, on stderr."""
+    if experiment.data.notice is not None:
+        print(experiment.data.notice, file=sys.stderr)
 
 
 class MetricsLog:
@@ -163,6 +170,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
             with _preparing():
                 experiment = run.experiment()
                 experiment.data.equip(run.reader)
+            _notify(experiment)
             with bar(f"evaluating {folder.name}") as progress:
                 evaluate_run(run, experiment, progress)
     report(folders, results())
@@ -189,13 +197,13 @@ def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
             run, [Path(i) for i in options.inputs], Path(options.out), options.tokens, options.flops,
-            options.price, options.text_column or "text", progress,
+            options.price, options.text_column or "text", progress, options.max_tokens,
         )  # fmt: skip
     tell(summary)
 
 
 def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
-    for option in ("tokens", "text_column"):
+    for option in ("tokens", "max_tokens", "text_column"):
         _refuse(options, option, "no such option, for the run reads videos")
     workers = options.workers or max((os.cpu_count() or 2) - 1, 1)
     seconds = SECONDS_PER_FILE if options.seconds_per_file is None else options.seconds_per_file

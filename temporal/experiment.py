@@ -171,27 +171,27 @@ def parse(arguments: list[str]) -> Namespace:
     return parsed
 
 
-def check_ranges(parsed: Namespace) -> None:
+def check_ranges(parsed: Namespace, where: str = "config") -> None:
     """Raise UserError for the first setting of a parsed configuration outside its range, by its dotted name."""
-    _check_parts(parsed, Experiment, "")
+    _check_parts(parsed, Experiment, "", where)
 
 
-def _check_parts(given: Namespace, of: type, key: str) -> None:
+def _check_parts(given: Namespace, of: type, key: str, where: str) -> None:
     """Raise UserError for a setting outside its range; of a class that is built later, too."""
     for name, kind in settings(of).items():
         if name in given:
-            _check_setting(given[name], kind, f"{key}.{name}".lstrip("."))
+            _check_setting(given[name], kind, f"{key}.{name}".lstrip("."), where)
 
 
-def _check_setting(value: Any, kind: Any, key: str) -> None:
+def _check_setting(value: Any, kind: Any, key: str, where: str) -> None:
     if isinstance(value, Namespace) and "class_path" in value:
         if value.get("init_args"):
-            _check_parts(value["init_args"], pkgutil.resolve_name(value["class_path"]), key)
+            _check_parts(value["init_args"], pkgutil.resolve_name(value["class_path"]), key, where)
     elif isinstance(value, list | tuple) and any(isinstance(each, Namespace) for each in value):
         for place, each in enumerate(value):
-            _check_setting(each, kind, f"{key}[{place}]")
+            _check_setting(each, kind, f"{key}[{place}]", where)
     else:
-        check("config", key, kind, value)
+        check(where, key, kind, value)
 
 
 def instantiate(parsed: Namespace) -> Experiment:

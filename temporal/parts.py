@@ -1,18 +1,24 @@
-"""Results of scoring videos: kept batch by batch, so that a killed run goes on, and put together at the end."""
+"""Results of scoring: kept batch by batch, so that a killed run goes on, and put together at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from temporal.errors import UserError, bad
+
+BUSY = "an output that no other scoring is writing"
 
 SCHEMA = pa.schema(
     [
@@ -43,50 +49,74 @@ class Failure(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What became of some consecutive clips."""
+    """What became of some consecutive inputs."""
 
-    stop: int  # clips up to here, exclusive
-    columns: dict[str, list[Any]]
-    failures: list[Failure]
+    stop: int  # inputs up to here, exclusive
+    columns: dict[str, Any]
+    failures: Sequence[Any]  # NamedTuples
 
 
 class Totals(NamedTuple):
     """What all parts hold together."""
 
     num_scored: int
-    flops: float
-    num_decoded: int
-    failures: list[Failure]
+    sums: dict[str, float]  # of the columns asked for
+    num_failed: int
+    first_failure: dict[str, Any] | None
 
 
 class Parts:
-    """Finished batches in a folder beside the output, one file each.
+    """Finished batches in a folder beside the output, one file each, and a lock that keeps other scorings away.
 
-    A file is written under another name and renamed, so that it is whole or not there; it says up to which clip the
-    inputs are dealt with. The folder's name holds the fingerprint, so that another command has one of its own.
+    A file is written under another name and renamed, so that it is whole or not there; it says up to which input the
+    inputs are dealt with. The folder's name holds the fingerprint, so that another command has one of its own. The
+    system lets go of the lock when the process ends, however it ends.
 
     Args:
         out: the output.
         fingerprint: of all that decides about the rows.
+        schema: of the rows.
+
+    Raises:
+        UserError: another scoring writes the same output.
     """
 
-    def __init__(self, out: Path, fingerprint: str) -> None:
-        self._out = out
+    def __init__(self, out: Path, fingerprint: str, schema: pa.Schema = SCHEMA) -> None:
+        self._out, self._schema = out, schema
         self._folder = out.with_name(f"{out.name}.{fingerprint}.parts")
         self._old = self._folder.with_suffix(".old")
+        if out.parent.exists() and not out.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(out)
         shutil.rmtree(self._old, ignore_errors=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
+        for path in self._folder.glob("*.unfinished"):  # of a killed process
+            path.unlink()
         self._stops = sorted(int(path.stem) for path in self._folder.glob("*.parquet"))
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of the output; a folder without parts goes."""
+        if kind is None or issubclass(kind, (Exception, KeyboardInterrupt)):
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # before it is released: later it may be another's
+        self._lock.release()
 
     @property
     def done(self) -> int:
-        """Clips that are dealt with."""
+        """Inputs that are dealt with."""
         return self._stops[-1] if self._stops else 0
 
     def add(self, part: Part) -> None:
         """Keep one more batch."""
         failures = json.dumps([failure._asdict() for failure in part.failures])
-        table = pa.Table.from_pydict(part.columns, SCHEMA).replace_schema_metadata({"failures": failures})
+        table = pa.Table.from_pydict(part.columns, self._schema).replace_schema_metadata(
+            {"failures": failures}
+        )
         unfinished = self._unfinished(f"{part.stop:09d}")
         pq.write_table(table, unfinished, compression="zstd")
         os.replace(unfinished, self._file(part.stop))
@@ -99,54 +129,65 @@ class Parts:
         """Where a file is written before it takes its name; what a killed process leaves here goes with the parts."""
         return self._folder / f"{name}.{os.getpid()}.unfinished"
 
-    def finish(self) -> Totals:
+    def finish(self, *summed: str) -> Totals:
         """Put all together in the output, beside it what failed, and remove the parts.
 
         Where nothing was scored, an output that was there before is left as it is.
+
+        Args:
+            summed: columns of which the sums are wanted.
         """
-        failures: list[Failure] = []
-        num, flops, num_decoded = 0, 0.0, 0
-        unfinished = self._unfinished("whole")
-        with pq.ParquetWriter(str(unfinished), SCHEMA, compression="zstd") as writer:
+        num, num_failed = 0, 0
+        first: dict[str, Any] | None = None
+        addends: dict[str, list[float]] = {name: [] for name in summed}
+        unfinished, listed = self._unfinished("whole"), self._unfinished("errors")
+        with (
+            pq.ParquetWriter(str(unfinished), self._schema, compression="zstd") as writer,
+            listed.open("w", encoding="utf-8") as file,
+        ):
             for stop in self._stops:
-                table, failed = self._read(stop)
-                failures += failed
+                table, failures = self._read(stop)
                 writer.write_table(table)
-                num += len(table)
-                flops += math.fsum(table["flops"].to_pylist())
-                num_decoded += sum(table["frames_decoded"].to_pylist())
-        self._list(failures)
+                file.writelines(json.dumps(failure) + "\n" for failure in failures)
+                num, num_failed = num + len(table), num_failed + len(failures)
+                first = first or next(iter(failures), None)
+                for name, each in addends.items():
+                    each.append(math.fsum(table[name].to_pylist()))
+        if num_failed:
+            os.replace(listed, errors_file(self._out))
+        elif num:
+            errors_file(self._out).unlink(missing_ok=True)
         if num:
             os.replace(unfinished, self._out)
         # Renamed first: were this killed amid removing, the rest would be taken for all there is.
         os.replace(self._folder, self._old)
         shutil.rmtree(self._old, ignore_errors=True)
-        return Totals(num, flops, num_decoded, failures)
+        return Totals(num, {name: math.fsum(each) for name, each in addends.items()}, num_failed, first)
 
-    def _read(self, stop: int) -> tuple[pa.Table, list[Failure]]:
+    def _read(self, stop: int) -> tuple[pa.Table, list[dict[str, Any]]]:
         try:
             table = pq.read_table(self._file(stop))
-            failures = [Failure(**each) for each in json.loads(table.schema.metadata[b"failures"])]
-            return table.replace_schema_metadata(None).cast(SCHEMA), failures
+            failures = json.loads(table.schema.metadata[b"failures"])
+            return table.replace_schema_metadata(None).cast(self._schema), list(map(dict, failures))
         except (pa.ArrowInvalid, ValueError, TypeError, KeyError):
             where = f"score: {self._file(stop)}, got a damaged file"
             raise UserError(
                 f"{where}; expected a part of the results; remove the folder to start anew"
             ) from None
 
-    def _list(self, failures: list[Failure]) -> None:
-        path = errors_file(self._out)
-        if not failures:
-            path.unlink(missing_ok=True)
-            return
-        unfinished = self._unfinished("errors")
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(failure._asdict()) + "\n" for failure in failures)
-        os.replace(unfinished, path)
+
+def _lock(out: Path) -> FileLock:
+    """A lock on an output."""
+    lock = FileLock(out.with_name(out.name + ".lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise bad("score", "--out", str(out), BUSY) from None
+    return lock
 
 
 def errors_file(out: Path) -> Path:
-    """Where the clips are listed that could not be scored.
+    """Where the inputs are listed that could not be scored.
 
     >>> errors_file(Path("scores.parquet")).name
     'scores.errors.jsonl'

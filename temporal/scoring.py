@@ -1,32 +1,39 @@
-"""Classifies texts from files within a budget; what cannot be scored is listed with its reason."""
+"""Classifies texts from files within a budget; what cannot be scored is listed, and a killed run goes on."""
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
+from torch import Tensor
 
-from temporal.agents.rollout import SpanRecorder
 from temporal.data.base import Sequences
 from temporal.data.inputs import Problem, Row, find_inputs, read_rows
-from temporal.data.tokens import token_ids
+from temporal.data.tokens import BLOCK_LETTERS, Tokens, encode
 from temporal.display import Advance
-from temporal.episodes import Outcome, Plan
+from temporal.episodes import Observation, Plan, Transition
 from temporal.errors import UserError, bad, reason
+from temporal.parts import Part, Parts, Totals, check_out, errors_file
 from temporal.reading import read
 from temporal.runs import Run
 
 BATCH = 1024
-BATCH_LETTERS = 1 << 20  # bounds memory where texts are long
+BATCH_TOKENS = 1 << 18  # bounds memory where texts are long
+BLOCK = 256  # texts encoded side by side
+PROBLEMS = 1 << 15  # listed at once where there is nothing to score between them
+FORMAT = 1
+MAX_TOKENS = 1 << 24
 
 SCHEMA = pa.schema(
     [
@@ -34,23 +41,32 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),
         ("label", pa.string()),
         ("probabilities", pa.list_(pa.float32())),
-        ("tokens_total", pa.int64()),
+        ("tokens_total", pa.int64()),  # of the text, where it is not cut
+        ("cut", pa.bool_()),  # it is longer
         ("tokens_read", pa.int64()),
         ("positions", pa.list_(pa.int32())),
-        ("words", pa.string()),
+        ("words", pa.large_string()),
         ("flops", pa.float64()),
+        ("full_flops", pa.float64()),  # of a full reading of this text
         ("halted", pa.bool_()),
     ]
 )
 
 
-class Scored(NamedTuple):
-    """One batch of rows and what was found."""
+class Limits(NamedTuple):
+    """What each text may take, and what the agent is shown."""
 
-    rows: list[Row]
-    encodings: list[Encoding]
-    outcome: Outcome
-    positions: list[list[int]]
+    tokens: float | None  # most tokens read; None for no limit
+    flops: float | None  # most FLOPs; None for no limit
+    price: float
+    max_tokens: int  # texts are cut after so many
+
+
+class Text(NamedTuple):
+    """A text to be read: where it stands, and its tokens."""
+
+    row: Row
+    tokens: Tokens
 
 
 def score_inputs(
@@ -62,187 +78,203 @@ def score_inputs(
     price: float | None,
     column: str,
     progress: Advance,
+    max_tokens: int | None = None,
 ) -> str:
-    """Score every text of some files; results are written batch by batch, in the order of the inputs.
+    """Score every text of some files; results are kept batch by batch, in the order of the inputs.
 
-    Ctrl-C keeps the batches that are finished: the file is closed and takes its name.
+    The rows of the file `out` do not depend on which others are bad: a batch is filled with texts that can be read.
+    Where the same command was stopped before it was done, it goes on where it was.
 
     Args:
         run: a trained reader and agent.
         inputs: files or folders.
-        out: parquet; rows that could not be scored go to `<out without ending>.errors.jsonl`.
+        out: parquet, its columns as in `SCHEMA`; what could not be scored goes to
+            `<out without ending>.errors.jsonl`.
         tokens: most tokens of each text, None for no limit.
         flops: most FLOPs of each text, None for no limit.
         price: shown to the agent; None takes the lowest it was trained on.
         column: of texts in tables.
         progress: takes what is done; how much there is to do is not known.
+        max_tokens: texts are cut after so many tokens; None for as many as in training.
 
     Returns:
         One line that says what was done.
 
     Raises:
-        UserError: inputs that do not exist, a budget that does not pay for one answer, no text that can be scored,
-            an output that cannot be written.
+        UserError: inputs that do not exist, a budget that does not pay for one answer, more tokens than the run can
+            take, no text that can be scored, an output that cannot be written.
     """
     tokenizer = run.tokenizer()
-    price = run.prices[0] if price is None else price
     least = run.reader.predict_flops
     if flops is not None and flops < least:
         raise bad("score", "--flops", flops, f"{least} or more, the cost of one answer")
-    num_scored, spent = 0, 0.0
-    with _Results(out) as results:
-        files = find_inputs(inputs, results.names)
-        for rows, problems in _batches(read_rows(files, column)):
-            scored, unread = _score(run, tokenizer, rows, price, tokens, flops)
-            results.list_problems(problems + unread)
-            if scored is not None:
-                results.write(_columns(run, scored))
-                num_scored += len(scored.rows)
-                spent += float(scored.outcome.flops.sum())
-            progress("", num_scored + results.num_problems, 0)
-        if not num_scored:
-            first = results.first_problem
-            got = f"{first.reason} in {first.input} row {first.row}" if first else "no row"
-            raise UserError(f"score: inputs, got {got}; expected one text or more that can be scored")
-        progress("", num_scored + results.num_problems, num_scored + results.num_problems)
-    share = spent / num_scored / run.reader.full_flops()
-    summary = f"{out}: {num_scored} texts scored at {share:.1%} of a full reading on average"
+    price = run.prices[0] if price is None else price
+    limits = Limits(tokens, flops, price, _max_tokens(run, max_tokens))
+    check_out(out)
+    try:
+        files = find_inputs(inputs, {out.resolve(), errors_file(out).resolve()})
+        with Parts(out, _fingerprint(run, files, column, limits), SCHEMA) as parts:
+            if parts.done:
+                progress("", parts.done, 0)
+            rows = islice(read_rows(files, column), parts.done, None)
+            for part in _score_all(run, tokenizer, rows, parts.done, limits):
+                parts.add(part)
+                progress("", parts.done, 0)
+            summary = _summary(out, parts.finish("flops", "full_flops", "cut"), limits)
+            progress("", parts.done, parts.done)
+            return summary
+    except OSError as error:
+        raise bad("score", "--out", str(out), f"a file that can be written ({reason(error)})") from None
+
+
+def _max_tokens(run: Run, asked: int | None) -> int:
+    """After how many tokens texts are cut: as in training, unless asked otherwise."""
+    limits = {"what the reader holds": run.reader.capacity}
+    if run.agent.needs & {"seen", "preview"}:
+        limits["the places that the agent knows"] = run.task.max_length
+    if asked is None:
+        return min(run.task.max_length, MAX_TOKENS, run.reader.capacity or MAX_TOKENS)
+    for what, most in limits.items():
+        if most is not None and asked > most:
+            raise bad("score", "--max-tokens", asked, f"at most {most}, {what}")
+    return asked
+
+
+def _fingerprint(run: Run, files: list[Path], column: str, limits: Limits) -> str:
+    """Of all that decides about the rows: what was kept of a run with another is of no use."""
+    weights, words = (
+        sha256((run.folder / n).read_bytes()).hexdigest() for n in ("model.safetensors", "tokenizer.json")
+    )
+    known = [FORMAT, BATCH, BATCH_TOKENS, weights, words, run.config, column, list(limits)]
+    total = sha256(json.dumps(known, default=str).encode())
+    for file in files:
+        try:
+            found = os.stat(file)
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError as error:
+            state = reason(error)
+        total.update(os.fsencode(file) + b"\0" + state.encode() + b"\0")
+    return total.hexdigest()[:12]
+
+
+def _summary(out: Path, totals: Totals, limits: Limits) -> str:
+    first = totals.first_failure
+    if not totals.num_scored:
+        got = f"{first['reason']} in {first['input']} row {first['row']}" if first else "no row"
+        raise UserError(f"score: inputs, got {got}; expected one text or more that can be scored")
+    share = totals.sums["flops"] / totals.sums["full_flops"]
+    summary = f"{out}: {totals.num_scored} texts scored at {share:.1%} of a full reading on average"
+    if totals.sums["cut"]:
+        summary += f"; {totals.sums['cut']:.0f} are longer than max_tokens {limits.max_tokens} and were cut"
     return summary + (
-        f"; {results.num_problems} could not be, see {results.errors}" if results.num_problems else ""
+        f"; {totals.num_failed} could not be, see {errors_file(out)}" if totals.num_failed else ""
     )
 
 
-def _batches(rows: Iterator[Row | Problem]) -> Iterator[tuple[list[Row], list[Problem]]]:
-    good: list[Row] = []
+def _score_all(
+    run: Run, tokenizer: Tokenizer, rows: Iterator[Row | Problem], num_done: int, limits: Limits
+) -> Iterator[Part]:
+    """Score what is left, as many at a time as make a batch of readable ones."""
+    texts: list[Text] = []
     problems: list[Problem] = []
+    num_tokens = 0
+    for each in chain.from_iterable(_encode(tokenizer, block, limits.max_tokens) for block in _blocks(rows)):
+        num_done += 1
+        if isinstance(each, Problem):
+            problems.append(each)
+        else:
+            texts.append(each)
+            num_tokens += len(each.tokens.ids)
+        if len(texts) >= BATCH or num_tokens >= BATCH_TOKENS or len(problems) >= PROBLEMS:
+            yield Part(num_done, _score(run, texts, limits), problems)
+            texts, problems, num_tokens = [], [], 0
+    if texts or problems:
+        yield Part(num_done, _score(run, texts, limits), problems)
+
+
+def _blocks(rows: Iterator[Row | Problem]) -> Iterator[list[Row | Problem]]:
+    block: list[Row | Problem] = []
     letters = 0
     for row in rows:
-        if isinstance(row, Row):
-            good.append(row)
-            letters += len(row.text)
+        block.append(row)
+        letters += len(row.text) if isinstance(row, Row) else 0
+        if len(block) >= BLOCK or letters >= BLOCK_LETTERS:
+            yield block
+            block, letters = [], 0
+    yield block
+
+
+def _encode(tokenizer: Tokenizer, block: list[Row | Problem], max_tokens: int) -> Iterator[Text | Problem]:
+    """The rows of a block in their order, encoded, without the letters that are not read."""
+    encoded = encode(tokenizer, [row.text for row in block if isinstance(row, Row)], max_tokens, spans=True)
+    for row in block:
+        if isinstance(row, Problem):
+            yield row
+            continue
+        tokens = next(encoded)
+        if len(tokens.ids):
+            yield Text(row._replace(text=row.text[: int(tokens.spans[:, 1].max())]), tokens)
         else:
-            problems.append(row)
-        if len(good) + len(problems) >= BATCH or letters >= BATCH_LETTERS:
-            yield good, problems
-            good, problems, letters = [], [], 0
-    if good or problems:
-        yield good, problems
+            yield Problem(row.input, row.row, None, "no token in the text")
 
 
-def _score(
-    run: Run, tokenizer: Tokenizer, rows: list[Row], price: float, tokens: float | None, flops: float | None
-) -> tuple[Scored | None, list[Problem]]:
-    encoded = tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
-    unread = [
-        Problem(r.input, r.row, "no token in the text")
-        for r, e in zip(rows, encoded, strict=True)
-        if not len(e)
-    ]
-    pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if len(e)]
-    if not pairs:
-        return None, unread
-    offsets = np.cumsum([0, *(len(e) for _, e in pairs)], dtype=np.int64)
-    source = Sequences(np.concatenate([token_ids(e) for _, e in pairs]), offsets, None)
-    recorder = SpanRecorder(len(pairs))
-    plan = Plan.of(torch.arange(len(pairs)), price, tokens, flops)
+def _score(run: Run, texts: list[Text], limits: Limits) -> dict[str, Any]:
+    """The columns of some texts."""
+    if not texts:
+        return {name: [] for name in SCHEMA.names}
+    lengths = [len(text.tokens.ids) for text in texts]
+    offsets = np.cumsum([0, *lengths], dtype=np.int64)
+    source = Sequences(np.concatenate([text.tokens.ids for text in texts]), offsets, None)
+    recorder = _Places(len(texts))
+    plan = Plan.of(torch.arange(len(texts)), limits.price, limits.tokens, limits.flops)
     outcome = read(source, run.reader, run.agent, plan, run.num_slots, run.chunk, recorder)
     assert outcome is not None
-    return Scored([r for r, _ in pairs], [e for _, e in pairs], outcome, recorder.positions), unread
-
-
-def _columns(run: Run, scored: Scored) -> dict[str, list[Any]]:
-    probabilities = scored.outcome.probabilities.cpu()
+    probabilities = outcome.probabilities.cpu()
     names = run.task.class_names
-    words = [
-        " ".join(_word(row, encoding, p) for p in places)
-        for row, encoding, places in zip(scored.rows, scored.encodings, scored.positions, strict=True)
-    ]
+    full_flops = {length: run.reader.full_flops(length) for length in set(lengths)}
     return {
-        "input": [r.input for r in scored.rows],
-        "row": [r.row for r in scored.rows],
+        "input": [text.row.input for text in texts],
+        "row": [text.row.row for text in texts],
         "label": [names[i] for i in probabilities.argmax(-1).tolist()],
         "probabilities": probabilities.tolist(),
-        "tokens_total": [len(e) for e in scored.encodings],
-        "tokens_read": scored.outcome.tokens.tolist(),
-        "positions": scored.positions,
-        "words": words,
-        "flops": scored.outcome.flops.tolist(),
-        "halted": scored.outcome.halted.tolist(),
+        "tokens_total": lengths,
+        "cut": [text.tokens.is_cut for text in texts],
+        "tokens_read": outcome.tokens.tolist(),
+        "positions": recorder.column(),
+        "words": [_words(text, places) for text, places in zip(texts, recorder.places, strict=True)],
+        "flops": outcome.flops.tolist(),
+        "full_flops": [full_flops[length] for length in lengths],
+        "halted": outcome.halted.tolist(),
     }
 
 
-def _word(row: Row, encoding: Encoding, position: int) -> str:
-    span = encoding.token_to_chars(position)
-    return row.text[slice(*span)] if span else ""
+class _Places:
+    """Keeps which places of each text were read, in four bytes each."""
+
+    def __init__(self, num: int) -> None:
+        self.places = [array("i") for _ in range(num)]
+
+    def add(self, observation: Observation, actions: Tensor, transition: Transition) -> None:
+        """Keep the places of one step."""
+        chunk = transition.chunk
+        steps = zip(
+            observation.episode.tolist(), chunk.positions.tolist(), chunk.counts.tolist(), strict=True
+        )
+        for episode, places, count in steps:
+            self.places[episode].extend(places[:count])
+
+    def column(self) -> pa.ListArray:
+        """The places of all texts."""
+        offsets = np.cumsum([0, *map(len, self.places)], dtype=np.int32)
+        return pa.ListArray.from_arrays(
+            offsets, np.concatenate([np.asarray(p, np.int32) for p in self.places])
+        )
 
 
-class _Results:
-    """The parquet file of scores, and beside it a jsonl file of problems where there are any.
-
-    Both are written under other names and take their own when closed, so that earlier results stay until then; a
-    device or a pipe is written as it is.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.errors = out.with_suffix(".errors.jsonl")
-        self.names = {out.resolve(), self.errors.resolve()}
-        self.num_problems = 0
-        self.first_problem: Problem | None = None
-        self._out = out
-        self._direct = out.exists() and not out.is_file()
-        self._part = out if self._direct else out.with_name(f"{out.name}.{os.getpid()}.part")
-        self._errors_part = self.errors.with_name(f"{self.errors.name}.{os.getpid()}.part")
-        self._num_batches = 0
-
-    def __enter__(self) -> _Results:
-        if self._out.is_dir() or (self._out.suffix != ".parquet" and not self._direct):
-            raise bad("score", "--out", str(self._out), "a file ending in .parquet")
-        parent = self._out.parent
-        try:
-            if parent.exists() and not parent.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "")
-            parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(str(self._part), SCHEMA, compression="zstd")
-        except OSError as error:
-            raise self._unwritable(error) from None
-        return self
-
-    def _unwritable(self, error: OSError, kept: str = "") -> UserError:
-        return bad("score", "--out", str(self._out), f"a file that can be written ({reason(error)}){kept}")
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        """Append one batch."""
-        try:
-            self._writer.write_table(pa.Table.from_pydict(columns, SCHEMA))
-        except OSError as error:
-            raise self._unwritable(error) from None
-        self._num_batches += 1
-
-    def list_problems(self, problems: list[Problem]) -> None:
-        """Append lines to the file of problems."""
-        if not problems:
-            return
-        self.first_problem = self.first_problem or problems[0]
-        self.num_problems += len(problems)
-        with self._errors_part.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(problem._asdict()) + "\n" for problem in problems)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close the files; where nothing was scored or the end cannot be written, what was there before stays."""
-        try:
-            self._writer.close()
-            if self._num_batches and not self._direct:
-                os.replace(self._part, self._out)
-        except OSError as error:
-            if kind is None:
-                raise self._unwritable(error, "; what was there before is kept") from None
-        finally:
-            if not self._direct:
-                self._part.unlink(missing_ok=True)
-            self._finish_errors()
-
-    def _finish_errors(self) -> None:
-        if self.num_problems:
-            os.replace(self._errors_part, self.errors)
-        elif self._num_batches:
-            self.errors.unlink(missing_ok=True)
+def _words(text: Text, positions: Sequence[int]) -> str:
+    """What was read, with spaces between."""
+    letters, written = text.row.text, io.StringIO()
+    for index, position in enumerate(positions):
+        start, stop = text.tokens.spans[position].tolist()
+        written.write(" " * (index > 0) + letters[start:stop])
+    return written.getvalue()

@@ -31,7 +31,16 @@ from temporal.agents.train import Training
 from temporal.agents.trials import Evaluation
 from temporal.agents.warmup import Warmup
 from temporal.errors import UserError, bad
-from temporal.experiment import KINDS, Experiment, complaint, concrete, dump, instantiate, make_parser
+from temporal.experiment import (
+    KINDS,
+    Experiment,
+    check_ranges,
+    complaint,
+    concrete,
+    dump,
+    instantiate,
+    make_parser,
+)
 from temporal.readers.frames import ImageModel, Thumbnail
 
 BASES: tuple[type, ...] = (
@@ -248,6 +257,7 @@ def build(config: dict[str, Any], where: str) -> Experiment:
     for path in _paths(parsed.as_dict()):
         if _imported(path) not in allowed:
             raise bad(where, "class", path, "one that was checked")
+    check_ranges(parsed, where)
     return instantiate(parsed)
 
 

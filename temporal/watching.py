@@ -90,14 +90,14 @@ def score_videos(
     check_out(out)
     clips = find_clips(list(inputs))
     try:
-        parts = Parts(out, _fingerprint(run, clips, budget))
-        progress("", parts.done, len(clips))
-        # Files stay open while their batch is read.
-        with Decoders(num_workers, seconds_per_file, BATCH + AHEAD) as decoders:
-            for part in _score_all(run, clips, parts.done, decoders, budget):
-                parts.add(part)
-                progress("", parts.done, len(clips))
-        return _summary(out, parts.finish(), run)
+        with Parts(out, _fingerprint(run, clips, budget)) as parts:
+            progress("", parts.done, len(clips))
+            # Files stay open while their batch is read.
+            with Decoders(num_workers, seconds_per_file, BATCH + AHEAD) as decoders:
+                for part in _score_all(run, clips, parts.done, decoders, budget):
+                    parts.add(part)
+                    progress("", parts.done, len(clips))
+            return _summary(out, parts.finish("flops", "frames_decoded"), run)
     except OSError as error:
         raise bad("score", "--out", str(out), f"a file that can be written ({reason(error)})") from None
 
@@ -124,15 +124,15 @@ def _fingerprint(run: Run, clips: list[Clip], budget: Budget) -> str:
 
 def _summary(out: Path, totals: Totals, run: Run) -> str:
     if not totals.num_scored:
-        first = totals.failures[0]
-        got = f"{first.reason} in {first.input}"
+        first = totals.first_failure or {}
+        got = f"{first['reason']} in {first['input']}"
         raise UserError(f"score: inputs, got {got}; expected one video or more that can be scored")
-    share = totals.flops / totals.num_scored / run.reader.full_flops()
+    share = totals.sums["flops"] / totals.num_scored / run.reader.full_flops()
     summary = (
         f"{out}: {totals.num_scored} videos scored at {share:.1%} of a full reading on average, "
-        f"{totals.num_decoded / totals.num_scored:.1f} frames decoded of each"
+        f"{totals.sums['frames_decoded'] / totals.num_scored:.1f} frames decoded of each"
     )
-    failed = f"; {len(totals.failures)} could not be, see {errors_file(out)}" if totals.failures else ""
+    failed = f"; {totals.num_failed} could not be, see {errors_file(out)}" if totals.num_failed else ""
     return summary + failed
 
 

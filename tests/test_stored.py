@@ -91,7 +91,7 @@ CLASS = {"class": "PolicyAgent", "settings": {}}
         ("training/settings/prices", [1.0], "training.prices, got [1.0]; expected a list of 2"),
         ("data/settings/path", {"class_path": "os.system"},
          "data.path, got {'class_path': 'os.system'}; expected text"),
-        ("chunk", 10**9, "chunk times num_slots, got 64000000000; expected at most 4194304"),
+        ("chunk", 10**9, "chunk, got 1000000000; expected a whole number from 1 to 4,096"),
     ],
 )  # fmt: skip
 def test_what_a_configuration_cannot_hold(

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -19,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from temporal.data import tables
 from temporal.data import text as text_module
+from temporal.data import tokens as tokens_module
 from temporal.data.base import SPLITS, Sequences
 from temporal.data.text import TextSource
 from temporal.data.tokens import count_ids, encode, make_tokenizer
@@ -185,8 +187,57 @@ def test_words_marks_and_punctuation_stand_apart() -> None:
 def test_rare_words_are_unknown_and_ids_start_at_one() -> None:
     tokenizer = make_tokenizer("words", 3, [["a a a b b c"], ["c b a once"]])
     assert tokenizer.get_vocab() == {"[UNK]": 0, "a": 1, "b": 2}
-    assert [ids.tolist() for ids in encode(tokenizer, ["b a c once", " "])] == [[3, 2, 1, 1], []]
+    assert [ids.tolist() for ids, *_ in encode(tokenizer, ["b a c once", " "], 9)] == [[3, 2, 1, 1], []]
     assert count_ids(tokenizer) == 4
+
+
+LETTERS = ("one", "naïve", "ﬁne", "don't", "[mail]", "3.5%", "日本語", "e\u0301", "Σ", "-- ")
+BLANKS = (" ", " ", " ", "\n", "  ", "\u00a0", "\n\n", " \u0301")
+
+
+def make_text(rng: random.Random, num: int) -> str:
+    return "".join(rng.choice(LETTERS) + rng.choice(BLANKS) for _ in range(num))
+
+
+def trained(kind: str, texts: list[str]) -> Tokenizer:
+    if kind == "words":
+        return make_tokenizer("words", 100, [texts])
+    tokenizer, trainer = {
+        "bytes": (Tokenizer(models.BPE()), trainers.BpeTrainer(vocab_size=300, show_progress=False)),
+        "pieces": (
+            Tokenizer(models.Unigram()),
+            trainers.UnigramTrainer(vocab_size=60, show_progress=False, unk_token="?", special_tokens=["?"]),
+        ),
+    }[kind]
+    split = {"bytes": pre_tokenizers.ByteLevel(), "pieces": pre_tokenizers.Metaspace()}
+    tokenizer.pre_tokenizer = split[kind]
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes", "pieces"])
+@pytest.mark.parametrize("max_tokens", [1, 7, 10**6])
+def test_pieces_are_encoded_like_the_whole(
+    kind: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "PIECE", 200)
+    monkeypatch.setattr(tokens_module, "LEAST_PIECE", 150)
+    monkeypatch.setattr(tokens_module, "NEAR", 20)
+    rng = random.Random(0)
+    texts = [make_text(rng, num) for num in (0, 1, 5, 40, 300, 2, 60)] + ["one " * 7, " " * 99 + "one"]
+    tokenizer = trained(kind, texts)
+    for text, found in zip(texts, encode(tokenizer, texts, max_tokens, spans=True), strict=True):
+        whole = tokenizer.encode(text, add_special_tokens=False)
+        assert [i - 1 for i in found.ids.tolist()] == whole.ids[:max_tokens]
+        assert list(map(tuple, found.spans.tolist())) == whole.offsets[:max_tokens]
+        assert found.is_cut == (len(whole.ids) > max_tokens)
+
+
+def test_a_word_longer_than_a_piece_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "PIECE", 60)
+    tokenizer = make_tokenizer("words", 100, [["x x"]])
+    (found,) = encode(tokenizer, ["y" * 100 + " x"], 10**6, spans=True)
+    assert found.spans.tolist() == [[0, 60], [60, 100], [101, 102]]
 
 
 def make_foreign(place: Path) -> Tokenizer:
@@ -244,6 +295,7 @@ def test_encoding_is_done_once_and_mapped(tmp_path: Path, monkeypatch: pytest.Mo
     expected = {s: texts_of(first, s) for s in SPLITS}
     monkeypatch.setattr(text_module, "open_tables", no_more)
     again = TextSource(str(place))
+    assert first.notice is again.notice is None
     assert {s: texts_of(again, s) for s in SPLITS} == expected
     assert isinstance(again.split("train")._flat, np.memmap)
     # by content, wherever it lies
@@ -336,6 +388,7 @@ def test_a_text_of_a_million_tokens_is_cut(tmp_path: Path) -> None:
     assert source.split("train").lengths.tolist() == [7, 2]
     assert source.task.mean_length == 4.5
     assert source.task.max_length == 7
+    assert source.notice == "1 of 6 texts are longer than max_tokens 7 and are cut"
 
 
 def peak_of_writing(num: int, place: Path, tokenizer: Tokenizer) -> int:
@@ -343,10 +396,10 @@ def peak_of_writing(num: int, place: Path, tokenizer: Tokenizer) -> int:
     table = tables.Table(rows, ("text", "label"), ["a"], False, "data train")
     place.mkdir()
     tracemalloc.start()
-    sizes = text_module._write_split(place, "train", table, tokenizer, 1000)
+    sizes, num_cut = text_module._write_split(place, "train", table, tokenizer, 1000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert int(sizes.sum()) == 100 * num
+    assert (int(sizes.sum()), num_cut) == (100 * num, 0)
     assert np.load(place / "train.tokens.npy", mmap_mode="r").shape == (100 * num,)
     return peak
 
@@ -426,6 +479,21 @@ def test_a_bad_row(
         place = folder(tmp_path / split, ending, **places)
         where = f"data: {place / split}{ending} row 2"
         assert fails(str(place)) == f"{where}: {message.format(blank=repr(' ' + chr(10)))}{MEND}"
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        ('"open,a', "a quote that is not closed"),
+        ("one, two,a", "3 cells; expected 2 as in the header"),
+        ("one", "1 cell; expected 2 as in the header"),
+    ],
+)
+def test_a_line_of_csv_that_is_no_row(bad: str, fault: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", MAILS)
+    with file.open("a") as out:
+        out.write(f"{bad}\n{file.read_text().partition(chr(10))[2].replace(chr(34), '')}")
+    assert fails(str(file)) == f"data: {file} line 42, got {fault}; mend it"
 
 
 def test_rows_set_aside_are_named_as_in_the_file(tmp_path: Path) -> None:
