@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from temporal.agents.evaluate import evaluate
 from temporal.agents.rollout import SpanRecorder
 from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun, band, compare, estimate_area
+from temporal.data.base import Sequences
 from temporal.data.clips import VideoSequences
 from temporal.data.decoders import Decoders, Request
 from temporal.display import Advance
@@ -41,6 +43,7 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         run.chunk,
         run.num_slots,
         experiment.seed,
+        *_learning(run, experiment),
     )
     if experiment.data.task != run.task:
         raise bad(
@@ -62,6 +65,13 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         raise bad(
             "evaluate", "run", str(run.folder), f"a folder that can be written ({reason(error)})"
         ) from None
+
+
+def _learning(run: Run, experiment: Experiment) -> tuple[Sequences, Tensor]:
+    """The train split, and the rows of it that the agent learned from and the reader did not."""
+    source = experiment.data.split("train")
+    parts = source, run.reader, run.agent, run.chunk, run.num_slots, experiment.seed
+    return source, experiment.training.scene(*parts).agent_rows
 
 
 class Evaluated:
