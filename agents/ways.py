@@ -16,7 +16,7 @@ from temporal.readers.video import FrameReader
 Follow = Callable[[Agent], Agent]
 """Makes a rule that only halts go through a sequence in some way."""
 
-LEVELS = (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+LEVELS = (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
 """Of sifting, tried beside those of the agent."""
 
 

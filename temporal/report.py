@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from temporal.strips import Strip, plot_strips
 SHARES = (0.05, 0.10, 0.15, 0.25)
 STRIP_SIZE = (60, 80)  # height and width of a frame on a strip, in pixels
 ORACLES = ("hindsight", "oracle")
+BAGS = ("naive_bayes", "logistic", "bag_of_words")
 
 
 def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
@@ -143,6 +145,26 @@ def report(folders: list[Path], console: Console) -> None:
         f"area: mean accuracy over log FLOPs from {found.floor:.0%} to 100 % of a full reading; settings chosen on "
         "validation, values from test; intervals by bootstrap over seeds and sequences, paired."
     )
+    for line in _against_bags(found):
+        console.print(line)
+
+
+def _against_bags(found: Evaluated) -> Iterator[str]:
+    """What order is worth to the reader: bags of words on whole texts or as much as validation likes best."""
+    names = [name for name in BAGS if name in found.names]
+    if not names:
+        return
+    best = {name: [run.curve for run in found.runs(name)] for name in names}
+    accuracy = {name: float(np.mean([curve.accuracy[-1] for curve in best[name]])) for name in names}
+    name = max(names, key=lambda each: accuracy[each])
+    share = np.mean([curve.flops[-1] for curve in best[name]]) / found.flops_full
+    gap = found.full_accuracy - accuracy[name]
+    verdict = (
+        f"the reader, reading all, is {100 * gap:.2f} points better"
+        if gap > 0
+        else f"the reader, reading all, does no better ({found.full_accuracy:.2%})"
+    )
+    yield f"bag of words: {name} reaches {accuracy[name]:.2%} at {share:.4%} of a full reading; {verdict}."
 
 
 def _difference(found: Evaluated, name: str, low: float, full: float) -> str:
