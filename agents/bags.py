@@ -178,7 +178,8 @@ class Told(NamedTuple):
 class Bags:
     """The classifiers, fitted and tuned; `told` gives what they do with other texts.
 
-    On a prefix that fit is used, the one to whole texts or the one to such prefixes, that is better on validation.
+    On a prefix that fit is used which is better on validation: to whole texts, or to prefixes as long (beyond
+    `OWN_FIT` tokens, to the longest below).
 
     Args:
         train: all texts to fit on.
@@ -206,15 +207,12 @@ class Bags:
             right = [_right(model, validation) for model in best]
             chosen = right.index(max(right))
             self._whole[name] = whole = best[chosen]
-            self._by_prefix[name] = []
+            own, self._by_prefix[name] = whole, []
             for num in prefixes:
-                better = whole
                 if num <= OWN_FIT and num < prefixes[-1]:
-                    own, part = (
-                        fit(train.prefix(num), vocabulary, num_classes, *tried[chosen]),
-                        validation.prefix(num),
-                    )
-                    better = own if _right(own, part) > _right(whole, part) else whole
+                    own = fit(train.prefix(num), vocabulary, num_classes, *tried[chosen])
+                part = validation.prefix(num)
+                better = own if _right(own, part) > _right(whole, part) else whole
                 self._by_prefix[name].append((num, better))
             self._leads[name] = _spread_leads(whole, validation, num_settings)
 
@@ -236,7 +234,7 @@ def _right(model: Linear, bag: Bag) -> float:
 
 def _spread_leads(model: Linear, validation: Bag, num: int) -> list[float]:
     """Leads at which stopping takes from few to nearly all tokens."""
-    shares = torch.linspace(0.02, 0.999, num)
+    shares = torch.linspace(0.02, 0.999, max(num // 2, 1))
     best = torch.cat([lead.amax(1) for _, lead, _ in model.leads(validation)])
     all_leads = torch.cat(
         [lead.flatten()[:: max(lead.numel() // 1000, 1)] for _, lead, _ in model.leads(validation)]

@@ -95,7 +95,8 @@ def _choose(
 ) -> tuple[dict[str, Thresholds], Chosen]:
     """Thresholds, and pairs of a way and a setting, by what validation shows; each way is read once."""
     ways = all_ways(bench.reader, bench.agent)
-    candidates = Candidates(bench.reader.full_flops(), bench.chunk)
+    in_order = not isinstance(bench.reader, FrameReader)
+    candidates = Candidates(bench.reader.full_flops(), bench.chunk if in_order else 0)
     thresholds: dict[str, Thresholds] = {}
     singles = single_ways(bench)
     fit_rows = None if bench.agent_rows is None else bench.agent_rows[:FIT_ROWS]

@@ -42,7 +42,6 @@ class Candidates:
     """Collects what every pair does on validation, and picks the frontier of each rule.
 
     Args:
-        num_slots: sequences read side by side; says nothing of costs.
         full_flops: one unit of cost.
         chunk: tokens of one observation, 0 where observations tell the step.
     """
