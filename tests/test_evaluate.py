@@ -72,6 +72,19 @@ def test_every_trial_is_a_point_on_both_splits(traced: dict[str, Traced]) -> Non
         assert len(set(settings_of(found))) == len(found.points)
 
 
+def test_rules_are_fitted_where_there_is_something_to_fit_on() -> None:
+    train = NEEDLE.split("train")
+    fitted = {"calimera", "economy", "naive_bayes", "logistic", "bag_of_words"}
+    found = trace(make_bench(train=train, agent_rows=torch.arange(len(train))), Evaluation(num_settings=2))
+    assert settings_of(found["validation"]) == settings_of(found["test"])
+    for traced in found.values():
+        assert fitted <= set(traced.outcomes) == {*(point.agent for point in traced.points), FREE}
+    whole = [p for p in found["test"].points if p.agent == "naive_bayes"][-1]
+    assert (whole.accuracy, whole.tokens_mean, whole.seconds_mean) == (1.0, 20.0, None)
+    alone = trace(make_bench(train=train, agent_rows=torch.arange(64)), Evaluation(2, controls=False))
+    assert set(alone["test"].outcomes) == {POLICY, "read_all", FREE}
+
+
 def test_both_splits_are_tried_at_the_same_settings(traced: dict[str, Traced]) -> None:
     assert settings_of(traced["validation"]) == settings_of(traced["test"])
 

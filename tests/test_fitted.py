@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -57,14 +57,19 @@ def telling(of_needles: float, of_noise: float) -> NeedleReader:
     return reader
 
 
+@cache
+def contracted(kind: Fit) -> Agent:
+    return fitted(kind, 0, record(make_reader()))
+
+
 class TestCalimera(AgentContract):
     def make_agent(self, reader: Reader) -> Agent:
-        return fitted(Calimera, 0, record(reader))
+        return contracted(Calimera)
 
 
 class TestEconomy(AgentContract):
     def make_agent(self, reader: Reader) -> Agent:
-        return fitted(Economy, 0, record(reader))
+        return contracted(Economy)
 
 
 @pytest.mark.parametrize("kind", KINDS)
