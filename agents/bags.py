@@ -155,13 +155,13 @@ def logistic(bag: Bag, vocabulary: int, num_classes: int, damping: Damping, stre
         found.backward()
         return found
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     return Linear(weights.detach(), bias.detach(), damping)
 
 
 FITS: dict[str, tuple[Fit, list[tuple[Damping, float]]]] = {
-    "naive_bayes": (naive_bayes, [(d, s) for d in ("counts", "presence", "log") for s in SMOOTHING]),  # type: ignore[misc]
-    "logistic": (logistic, [(d, s) for d in ("presence", "log") for s in PENALTIES]),  # type: ignore[misc]
+    "naive_bayes": (naive_bayes, [(d, s) for d in ("counts", "presence", "log") for s in SMOOTHING]),
+    "logistic": (logistic, [(d, s) for d in ("presence", "log") for s in PENALTIES]),
 }
 
 
@@ -239,7 +239,8 @@ def _spread_leads(model: Linear, validation: Bag, num: int) -> list[float]:
     all_leads = torch.cat(
         [lead.flatten()[:: max(lead.numel() // 1000, 1)] for _, lead, _ in model.leads(validation)]
     )
-    return torch.cat([all_leads.quantile(shares), best.quantile(shares)]).unique().tolist()
+    found: list[float] = torch.cat([all_leads.quantile(shares), best.quantile(shares)]).unique().tolist()
+    return found
 
 
 def _stopping(model: Linear, bag: Bag, leads: list[float]) -> Iterator[Told]:

@@ -62,7 +62,9 @@ def evaluate(
     found: dict[Split, Traced] = {}
     rows = _first_rows(evaluation, validation)
     recording = _record(bench, validation, rows, forward)
-    thresholds, chosen, bags = {}, {}, None
+    thresholds: dict[str, Thresholds] = {}
+    chosen: Chosen = {}
+    bags = None
     if evaluation.controls:
         thresholds, chosen = _choose(evaluation, bench, validation, rows, recording, progress)
         bags = _fit_bags(evaluation, bench, validation, rows)

@@ -88,7 +88,8 @@ def threshold_grid(values: Tensor) -> Tensor:
     """Thresholds worth trying for sureness (any shape): its quantiles, and values ever nearer to 1."""
     some = values.flatten()[torch.linspace(0, values.numel() - 1, min(values.numel(), 100_000)).long()]
     grid = torch.quantile(some.double(), torch.linspace(0, 1, 200, dtype=torch.double))
-    return torch.cat([grid, torch.ones(1).double() - torch.logspace(-2, -6, 40).double()]).unique()
+    found: Tensor = torch.cat([grid, torch.ones(1).double() - torch.logspace(-2, -6, 40).double()]).unique()
+    return found
 
 
 def thresholds_of(recording: Recording, num: int) -> Thresholds:

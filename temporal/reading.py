@@ -247,8 +247,8 @@ class Slots:
         if not self._flops_limited:
             return room
         token = self._token_flops(torch.full_like(rows.position, self._cheapest))
-        need = self.decision_flops + self._peek_flops * self.chunk
-        need = need + 2 * self.reader.predict_flops + token + self._sift_flops
+        deciding = self.decision_flops + self._peek_flops * self.chunk
+        need = deciding + 2 * self.reader.predict_flops + token + self._sift_flops
         return room & (rows.flops_budget - rows.meter.flops >= need)
 
     def _cheapest_mode(self) -> int:
