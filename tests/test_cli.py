@@ -679,8 +679,9 @@ def test_cost(text_config: Path, capsys: Capture) -> None:
     names = list(flops)
     assert names[:3] == [f"read one token: {mode}" for mode in ("copy", "skim", "full")]
     assert flops["read one token: copy"] == 0
-    # 3 gates of 8 units over 8 inputs and 8 units, 2 FLOPs a multiply-accumulate
-    assert flops["read one token: full"] == 2 * 3 * 8 * (8 + 8)
+    # an embedding of 8, then 3 gates of 8 units over 8 inputs and 8 units, 2 FLOPs a multiply-accumulate
+    assert flops["read one token: full"] == 8 + 2 * 3 * 8 * (8 + 8)
+    assert flops["examine one token for sifting"] == 2
     assert flops["answer (class probabilities)"] == 2 * 2 * 16
     decision = flops["decide (agent, previews included)"]
     one = flops["one observation of 4 tokens, answer and decision included"]
