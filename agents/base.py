@@ -21,9 +21,19 @@ class Agent(ABC):
     needs: frozenset[str] = frozenset()
 
     @property
-    def decision_flops(self) -> float:
-        """FLOPs of one decision, previews included; comparisons alone cost 0."""
+    def look_up_flops(self) -> float:
+        """What looking up takes of one decision (see temporal.cost), peeking aside; a part of `decision_flops`."""
         return 0.0
+
+    @property
+    def peek_flops(self) -> float:
+        """FLOPs of each token peeked at."""
+        return 0.0
+
+    @property
+    def decision_flops(self) -> float:
+        """FLOPs of one decision, peeking aside; comparing an answer with a threshold costs 0."""
+        return self.look_up_flops
 
     @abstractmethod
     def act(self, observation: Observation) -> Tensor:

@@ -155,6 +155,16 @@ class Sifting(Agent):
         self.needs = rule.needs
         self.scheme = Scheme((Halt(), Sift((level,))))
 
+    @property
+    def look_up_flops(self) -> float:
+        """The rule's; sifting is charged where it is done."""
+        return self.rule.look_up_flops
+
+    @property
+    def decision_flops(self) -> float:
+        """The rule's."""
+        return self.rule.decision_flops
+
     def act(self, observation: Observation) -> Tensor:
         """Halt as the rule says; always sift."""
         halt = self.rule.act(observation)

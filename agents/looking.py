@@ -9,6 +9,7 @@ from torch import Tensor
 
 from temporal.agents.base import Agent
 from temporal.agents.controls import hashed_uniform
+from temporal.cost import search_flops
 from temporal.decisions import Halt, Order, Place, Scheme
 from temporal.episodes import Observation
 from temporal.errors import bad
@@ -26,6 +27,16 @@ class Coarse(Agent):
     def __init__(self, rule: Agent) -> None:
         self.rule = rule
         self.needs = rule.needs
+
+    @property
+    def look_up_flops(self) -> float:
+        """The rule's."""
+        return self.rule.look_up_flops
+
+    @property
+    def decision_flops(self) -> float:
+        """The rule's."""
+        return self.rule.decision_flops
 
     def act(self, observation: Observation) -> Tensor:
         """Halt as the rule says."""
@@ -109,6 +120,17 @@ class PreviewFirst(Looking):
         super().__init__(max_length)
         self.rule = rule
         self.needs = rule.needs | {"seen", "preview"}
+        self._max_length = max_length
+
+    @property
+    def look_up_flops(self) -> float:
+        """The rule's, and looking through the scores of all positions."""
+        return self.rule.look_up_flops + search_flops(self._max_length)
+
+    @property
+    def decision_flops(self) -> float:
+        """The rule's, and looking through the scores of all positions."""
+        return self.rule.decision_flops + search_flops(self._max_length)
 
     def act(self, observation: Observation) -> Tensor:
         """Go to the most promising frame that was not looked at; halt as the rule says."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from temporal.agents.base import Agent
 from temporal.agents.places import PlaceHead
-from temporal.cost import module_flops
+from temporal.cost import added_flops, look_up_flops, module_flops, search_flops
 from temporal.decisions import Decision, Halt, Place, Scheme
 from temporal.episodes import Observation
 from temporal.errors import bad
@@ -75,7 +75,7 @@ class PolicyAgent(Checked, Agent, nn.Module):
         preview_size = reader.preview_size if preview and (place is not None or ahead) else 0
         if ahead and not preview_size:
             raise bad("PolicyAgent", "ahead", ahead, "0, for the reader has no previews")
-        self._ahead = ahead
+        self._ahead, self._preview_size, self._max_length = ahead, preview_size, task.max_length
         needs = {"peek": peek_size > 0, "seen": place is not None, "preview": preview_size > 0}
         self.needs = frozenset({"probabilities", *(name for name, needed in needs.items() if needed)})
         self.lowest_price, self.highest_price = lowest_price, highest_price
@@ -110,9 +110,20 @@ class PolicyAgent(Checked, Agent, nn.Module):
 
     @property
     def decision_flops(self) -> float:
-        """FLOPs of one decision: every layer that runs when acting; the value head does not."""
+        """FLOPs of one decision: every layer that runs when acting (the value head does not), and looking up."""
         convolved = self.places.flops - module_flops(self.places) if self.places is not None else 0
-        return float(module_flops(self) - module_flops(self.value) + convolved)
+        return float(module_flops(self) - module_flops(self.value) + convolved) + self.look_up_flops
+
+    @property
+    def look_up_flops(self) -> float:
+        """Previews of the coming positions; of all positions, where the best that are left are sought."""
+        numbers = look_up_flops(self._ahead * self._preview_size)
+        return float(numbers + (search_flops(self._max_length) if self._promises else 0))
+
+    @property
+    def peek_flops(self) -> float:
+        """Each token's own embedding, looked up and added."""
+        return float(added_flops(self.peek.embedding_dim)) if self.peek is not None else 0.0
 
     @contextmanager
     def sampling(self, generator: torch.Generator) -> Iterator[None]:

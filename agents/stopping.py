@@ -78,6 +78,11 @@ class NeverHalts(Agent):
         """What the policy's decisions cost."""
         return self._policy.decision_flops
 
+    @property
+    def peek_flops(self) -> float:
+        """What its peeking costs."""
+        return self._policy.peek_flops
+
     def act(self, observation: Observation) -> Tensor:
         """What was drawn for the episode."""
         options = self._options.to(observation.episode.device)[observation.episode]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -14,31 +14,26 @@ from temporal.agents.base import Agent
 from temporal.agents.controls import (
     Confidence,
     Hindsight,
-    Measure,
     Prefix,
     Random,
     ReadAll,
-    Sifting,
     Uniform,
     best_stops,
 )
-from temporal.agents.looking import Coarse, PreviewFirst, RandomFrames, TruthFirst, UniformFrames
+from temporal.agents.fitted import Chosen
+from temporal.agents.looking import PreviewFirst, RandomFrames, TruthFirst, UniformFrames
 from temporal.agents.policy import PolicyAgent
-from temporal.agents.rollout import Trajectories, TrajectoryRecorder
+from temporal.agents.recordings import Recording, Thresholds
+from temporal.agents.ways import all_ways, orders, own_levels
 from temporal.curve import FLOOR_SHARE
 from temporal.data.base import Sequences
-from temporal.decisions import Sift
-from temporal.episodes import Plan
 from temporal.errors import bad
 from temporal.ranges import Checked, Count, Inner, Price, Range
 from temporal.readers.base import Reader
 from temporal.readers.video import FrameReader
-from temporal.reading import read
 
 POLICY = "policy"
 BUDGETED = "policy_budget"
-Follow = Callable[[Agent], Agent]
-"""Makes a rule that only halts go through a sequence in some order."""
 
 
 NumSettings = Annotated[int, Range(ge=2, le=1000)]
@@ -71,7 +66,11 @@ class Evaluation(Checked):
 
 @dataclass(frozen=True)
 class Bench:
-    """What is evaluated, and on what."""
+    """What is evaluated, and on what.
+
+    `train` and its `agent_rows`, the share that the reader did not learn from, are what rules are fitted on; without
+    them there are no such rules.
+    """
 
     task_name: str
     reader: Reader
@@ -81,6 +80,8 @@ class Bench:
     chunk: int
     num_slots: int
     seed: int
+    train: Sequences | None = None
+    agent_rows: Tensor | None = None
 
 
 class Trial(NamedTuple):
@@ -91,83 +92,7 @@ class Trial(NamedTuple):
     agent: Agent
     price: float = 0.0
     budget: float | None = None
-
-
-Thresholds = dict[Measure, list[float]]
-
-
-class Recording(NamedTuple):
-    """What one full reading of a split says of every stopping point; (sequences, steps) each, the end included."""
-
-    sureness: dict[Measure, Tensor]
-    correct: Tensor
-    cost: Tensor
-    valid: Tensor
-
-
-def record_all(
-    bench: Bench, source: Sequences, rows: Tensor, follow: Follow = lambda rule: rule
-) -> Recording:
-    """Read some sequences to the end, noting sureness, correctness and cost before every observation."""
-    recorder = TrajectoryRecorder(keep_summary=False)
-    never = Confidence(1.0)
-    never.threshold = 2.0  # no probability reaches it
-    read(source, bench.reader, follow(never), Plan.of(rows), bench.num_slots, bench.chunk, recorder)
-    episodes: Trajectories = recorder.trajectories()
-    assert source.labels is not None
-    assert episodes.observation.probabilities is not None
-    num_steps = episodes.valid.sum(1).cpu()
-    answers = torch.cat([episodes.observation.probabilities, episodes.answers[:, None]], 1).cpu()
-    every = torch.arange(len(rows))
-    answers[every, num_steps] = episodes.answers.cpu()
-    cost = torch.cat([episodes.observation.flops, episodes.flops[:, None]], 1).cpu()
-    cost[every, num_steps] = episodes.flops.cpu()
-    measures: tuple[Measure, ...] = ("probability", "entropy")
-    return Recording(
-        {m: Confidence.sureness(answers, m) for m in measures},
-        answers.argmax(-1) == source.labels[rows][:, None],
-        cost / bench.reader.full_flops(),
-        torch.arange(answers.shape[1]) <= num_steps[:, None],
-    )
-
-
-def thresholds_of(recording: Recording, num: int) -> Thresholds:
-    """Thresholds at which stopping costs, on this recording, spread evenly over log FLOPs."""
-    found: Thresholds = {}
-    # From the second column on: the rule reads one observation at least.
-    costs = recording.cost[:, 1:][recording.valid[:, 1:]]
-    goals = torch.logspace(
-        float(costs.min().log10()), float(recording.cost.amax(1).mean().log10()), num, dtype=costs.dtype
-    )
-    for measure, sureness in recording.sureness.items():
-        values = sureness[recording.valid]
-        grid = torch.quantile(
-            values[torch.linspace(0, len(values) - 1, min(len(values), 100_000)).long()].double(),
-            torch.linspace(0, 1, 200, dtype=torch.double),
-        )
-        grid = torch.cat([grid, torch.ones(1).double() - torch.logspace(-2, -6, 40).double()]).unique()
-        means = torch.stack([_mean_cost(recording, sureness, float(t)) for t in grid])
-        nearest = (means[:, None] - goals).abs().argmin(0)
-        found[measure] = [float(t) for t in grid[nearest.unique()]]
-    return found
-
-
-def _mean_cost(recording: Recording, sureness: Tensor, threshold: float) -> Tensor:
-    stop = (sureness >= threshold) & recording.valid
-    stop[:, 0] = False
-    stop[torch.arange(len(stop)), recording.valid.sum(1) - 1] = True
-    return recording.cost.gather(1, stop.long().argmax(1)[:, None]).mean()
-
-
-def orders(bench: Bench) -> dict[str, Follow]:
-    """The orders that rules follow, by the ending of their names; frames can be looked at in more than one."""
-    found: dict[str, Follow] = {"": lambda rule: rule}
-    if isinstance(bench.reader, FrameReader):
-        longest = bench.reader.task.max_length
-        found["_coarse"] = Coarse
-        if bench.reader.preview_size:
-            found["_preview"] = lambda rule: PreviewFirst(rule, longest)
-    return found
+    chunk: int | None = None  # where it is not that of the bench
 
 
 def make_trials(
@@ -176,6 +101,7 @@ def make_trials(
     source: Sequences,
     recording: Recording,
     thresholds: dict[str, Thresholds],
+    chosen: Chosen,
 ) -> Iterator[Trial]:
     """Every agent at every setting.
 
@@ -184,7 +110,8 @@ def make_trials(
         bench: what is evaluated.
         source: the split to trace, from its first sequence on.
         recording: of a full reading forward.
-        thresholds: of sureness, for each of `orders`.
+        thresholds: of sureness, for the ways traced by themselves: `orders`, and the agent's own levels of sifting.
+        chosen: rules over pairs of a way and a setting, traced at the number of the pair by rising cost.
     """
     num, chunk, longest = evaluation.num_settings, bench.chunk, bench.reader.task.max_length
     chunks = np.unique(np.geomspace(1, -(-longest // chunk), num).round().astype(int))
@@ -199,20 +126,25 @@ def make_trials(
     for k in tokens:
         yield Trial(BUDGETED, k, bench.agent, prices[0], k)
     yield from _countdowns(bench, source, tokens)
-    for ending, follow in orders(bench).items():
+    ways = all_ways(bench.reader, bench.agent)
+    for ending in single_ways(bench):
         for threshold in thresholds[ending]["probability"]:
-            yield Trial(f"confidence{ending}", threshold, follow(Confidence(threshold)))
+            yield Trial(f"confidence{ending}", threshold, ways[ending](Confidence(threshold)))
     for threshold in thresholds[""]["entropy"]:
         yield Trial("entropy", threshold, Confidence(threshold, "entropy"))
-    for sift in (d for d in bench.agent.scheme.decisions if isinstance(d, Sift)):
-        for level in (x for x in sift.levels if x > 0):
-            for threshold in thresholds[""]["probability"]:
-                yield Trial(f"confidence_sift_{level:g}", threshold, Sifting(Confidence(threshold), level))
+    for name, agents in chosen.items():
+        for number, agent in enumerate(agents, 1):
+            yield Trial(name, number, agent)
     # An oracle needs one answer, where the recording paid for one at every step.
     answers = torch.arange(recording.cost.shape[1]) * (bench.reader.predict_flops / bench.reader.full_flops())
     for price in np.geomspace(0.01, 100, num).tolist():
         stops = best_stops(recording.correct, recording.cost - answers, recording.valid, price)
         yield Trial("hindsight", price, Hindsight(stops))
+
+
+def single_ways(bench: Bench) -> list[str]:
+    """The ways that confidence is traced along by itself, one after the other."""
+    return [*orders(bench.reader), *(f"_sift_{level:g}" for level in own_levels(bench.agent))]
 
 
 def _countdowns(bench: Bench, source: Sequences, tokens: list[int]) -> Iterator[Trial]:
@@ -224,6 +156,7 @@ def _countdowns(bench: Bench, source: Sequences, tokens: list[int]) -> Iterator[
         for k in tokens:
             yield Trial("uniform", k, Uniform(k, chunk, longest))
             yield Trial("random", k, Random(k, chunk, longest, bench.seed))
+        yield from _below_a_chunk(bench)
         return
     yield Trial("middle", 1, UniformFrames(1, longest))
     for k in tokens:
@@ -233,3 +166,14 @@ def _countdowns(bench: Bench, source: Sequences, tokens: list[int]) -> Iterator[
             yield Trial("preview_top", k, PreviewFirst(Prefix(k), longest))
         if source.truth is not None:
             yield Trial("oracle", k, TruthFirst(k, source.truth, longest))
+
+
+def _below_a_chunk(bench: Bench) -> Iterator[Trial]:
+    """The same rules where they read less than one chunk, token by token."""
+    longest = bench.reader.task.max_length
+    for k in (
+        np.unique(np.geomspace(1, bench.chunk - 1, 4).round().astype(int)).tolist() if bench.chunk > 1 else []
+    ):
+        yield Trial("prefix", k, Prefix(k), chunk=1)
+        yield Trial("uniform", k, Uniform(k, 1, longest), chunk=1)
+        yield Trial("random", k, Random(k, 1, longest, bench.seed), chunk=1)

@@ -18,6 +18,7 @@ from rich.table import Table
 from temporal import runs
 from temporal.agents.train import train
 from temporal.bounded import MIB, read_text
+from temporal.cost import SIFT_FLOPS
 from temporal.data.base import preparing
 from temporal.display import bar, results, tell, training_bar
 from temporal.errors import UserError, bad, plain
@@ -237,14 +238,17 @@ def run_cost(options: argparse.Namespace, overrides: list[str]) -> None:
     for index, mode in enumerate(reader.modes):
         row(f"{read} {mode}", float(reader.read_flops(torch.tensor([index]), one, none)))
     row("answer (class probabilities)", reader.predict_flops)
-    row("decide (agent)" if videos else "decide (agent, previews included)", agent.decision_flops)
+    deciding = agent.decision_flops + agent.peek_flops * experiment.chunk
+    row("decide (agent)" if videos else "decide (agent, previews included)", deciding)
+    if not videos:
+        row("examine one token for sifting", SIFT_FLOPS)
     if reader.preview_size:
         row(f"previews of the average video ({reader.task.mean_length:.1f} frames)",
             reader.preview_flops * reader.task.mean_length)  # fmt: skip
     table.add_section()
     row(f"one observation of {experiment.chunk} {unit}s, answer and decision included",
         float(reader.read_flops(torch.tensor([reader.full_mode]), experiment.chunk * one, none))
-        + reader.predict_flops + agent.decision_flops)  # fmt: skip
+        + reader.predict_flops + deciding)  # fmt: skip
     row(
         f"full reading of the average sequence ({reader.task.mean_length:.1f} {unit}s) = 1 unit of price",
         full,

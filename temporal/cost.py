@@ -1,8 +1,18 @@
 """What reading costs, from formulas; 1 multiply-accumulate = 2 FLOPs.
 
-Matrix products are counted and elementwise work is not (it is under 2 % of a cell at width 128), which is the
-convention of torch.utils.flop_counter, so that the two can be compared to the last digit. Embedding look-ups
-multiply nothing and cost 0.
+Two things are counted, and both are called FLOPs.
+
+- Matrix products: 2 for each multiply-accumulate, as torch.utils.flop_counter counts them, so that the two can be
+  compared to the last digit.
+- Look-ups, which multiply nothing and are not free: one operation for each number touched, and one more for each
+  number that is then added, multiplied or compared. A token's row of an embedding of width E costs E; summed into
+  a preview of the next chunk it costs 2 E, for every token peeked at; sifting looks up and compares the salience of
+  every token of the chunk, those it then drops too, at 2 each; a token of a bag of words costs 2 for each class.
+  Scores of positions that are looked through cost 2 each: every position counts, at every decision. The index of a
+  look-up is the token's id, and making ids of text is charged to nobody.
+
+Not counted is elementwise work inside a network: activations, normalisation, read-outs, the softmax of an answer and
+comparing it with a threshold (under 2 % of a cell at width 128).
 """
 
 from __future__ import annotations
@@ -11,6 +21,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+SIFT_FLOPS = 2
+"""Of each token that sifting examines: its salience is looked up and compared."""
+
+
+def look_up_flops(numbers: int) -> int:
+    """Operations of looking up a row of `numbers`."""
+    return numbers
+
+
+def added_flops(numbers: int) -> int:
+    """Operations of looking up a row of `numbers` and adding it to a sum.
+
+    >>> added_flops(20)
+    40
+    """
+    return look_up_flops(numbers) + numbers
+
+
+def search_flops(scores: int) -> int:
+    """Operations of looking through `scores` for the highest: each is looked up and compared."""
+    return 2 * scores
 
 
 def linear_flops(inputs: int, outputs: int) -> int:

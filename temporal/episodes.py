@@ -65,7 +65,11 @@ class Reading(Protocol):
 
     @property
     def decision_flops(self) -> float:
-        """FLOPs of one decision, previews included."""
+        """FLOPs of one decision, peeking aside."""
+
+    @property
+    def peek_flops(self) -> float:
+        """FLOPs of each token peeked at."""
 
     def act(self, observation: Observation) -> Int[Tensor, "batch decisions"]:
         """Choose one option for each decision."""

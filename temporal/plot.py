@@ -42,6 +42,12 @@ STYLES: Mapping[str, Style] = {
     "random": Style("#56B4E9", "v", (0, (1.5, 1))),
     "confidence": Style("#D55E00", "D", (0, (3, 1))),
     "entropy": Style("#CC79A7", "P", (0, (3, 1, 1, 1, 1, 1))),
+    "confidence_joint": Style("#A50026", "d", (0, (5, 1))),
+    "calimera": Style("#7A0177", "p", (0, (5, 1, 1, 1))),
+    "economy": Style("#D95F9A", "H", (0, (2, 1, 1, 1))),
+    "naive_bayes": Style("#6B8E23", "1", (0, (7, 3))),
+    "logistic": Style("#00441B", "2", (0, (7, 3, 1, 3))),
+    "bag_of_words": Style("#33A02C", "3", (0, (1, 3))),
     "hindsight": Style("#000000", "", ":"),
 }
 """The style of each control; a name that is not here gets the next of SPARE_STYLES."""

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from temporal.cost import Meter
-from temporal.decisions import Scheme, Situation
+from temporal.cost import SIFT_FLOPS, Meter
+from temporal.decisions import Scheme, Sift, Situation
 from temporal.episodes import Fetches, Observation, Outcome, Plan, Reading, Recorder, Transition
 from temporal.errors import bad
 from temporal.readers.base import COPY, Chunk, Reader, State, join_rows, put_rows, sift
@@ -82,7 +82,8 @@ class Slots:
         chunk: tokens of one observation; 1 or more.
         needs: parts of an observation to compute: probabilities (charged whenever they change), peek, seen, preview
             (charged once, for every position).
-        decision_flops: what each decision of the agent costs.
+        decision_flops: what each decision of the agent costs, peeking aside.
+        peek_flops: what each token of the next chunk costs that is peeked at.
         keep_last: keep in `last` what was known where sequences ended, at no charge.
 
     Raises:
@@ -103,6 +104,7 @@ class Slots:
         chunk: int = 8,
         needs: frozenset[str] = frozenset({"probabilities"}),
         decision_flops: float = 0.0,
+        peek_flops: float = 0.0,
         keep_last: bool = False,
     ) -> None:
         scheme.check(reader.modes)
@@ -112,6 +114,8 @@ class Slots:
             raise bad("reading", "preview", "a reader without", "a reader that has previews")
         self.source, self.reader, self.scheme = source, reader, scheme
         self.chunk, self.needs, self.decision_flops = chunk, needs, decision_flops
+        self._peek_flops = peek_flops if "peek" in needs else 0.0
+        self._sift_flops = SIFT_FLOPS if scheme.find(Sift) is not None else 0
         self.device = next(reader.parameters()).device
         self._num_slots, self._keep_last = num_slots, keep_last
         self._plan = plan
@@ -151,7 +155,7 @@ class Slots:
         if "probabilities" in self.needs:
             self._answer((~rows.fresh).nonzero()[:, 0], summary)
         can_read = rows.length > 0  # where nothing can be read nothing is decided
-        rows.meter.charge(self.decision_flops * can_read)
+        rows.meter.charge(self.decision_flops * can_read + self._peek_flops * self._coming())
         peek = self._peek() if "peek" in self.needs else None
         return self._shown(rows, summary, rows.probabilities if "probabilities" in self.needs else None, peek)
 
@@ -188,13 +192,14 @@ class Slots:
         mode = torch.where(going, choice.mode, torch.full_like(choice.mode, COPY))
         counts = torch.minimum(rows.length - start, room).clamp(0, self.chunk)
         passed = counts
-        counts = torch.minimum(counts, self._affordable(mode)) * going
+        counts = torch.minimum(counts, self._affordable(mode, choice.sift)) * going
         stuck = going & (mode != COPY) & (counts == 0)  # the budget does not pay for what was chosen
         going = going & ~stuck
         chunk = self.source.fetch(
             rows.sequence, start.clamp(max=rows.length), counts * (mode != COPY), self.chunk
         )
         if bool((choice.sift > 0).any()):
+            rows.meter.charge(SIFT_FLOPS * chunk.counts * (choice.sift > 0))
             keep = (self.reader.salience[chunk.tokens] >= choice.sift[:, None]) & (chunk.tokens > 0)
             chunk = Chunk(*sift(chunk.tokens, chunk.positions, keep))
         if bool(going.any()):
@@ -239,14 +244,14 @@ class Slots:
         rows.guess = rows.guess.index_copy(0, which, guess)
         rows.fresh = rows.fresh.index_fill(0, which, True)
 
-    def _affordable(self, mode: Tensor) -> Tensor:
-        """Tokens that each slot may still read in the mode chosen, keeping back the price of an answer."""
+    def _affordable(self, mode: Tensor, level: Tensor) -> Tensor:
+        """Tokens that each slot may still go through as was chosen, keeping back the price of an answer."""
         rows = self._rows
         left = rows.token_budget - rows.meter.tokens
         if not self._flops_limited:
             return left.clamp(0, self.chunk).long()
         money = rows.flops_budget - rows.meter.flops - self.reader.predict_flops
-        each = self._token_flops(mode)
+        each = self._token_flops(mode) + SIFT_FLOPS * (level > 0)
         tokens = torch.where(
             each > 0, (money / each.clamp_min(1e-9)).floor(), torch.full_like(money, math.inf)
         )
@@ -264,7 +269,8 @@ class Slots:
         if not self._flops_limited:
             return room
         token = self._token_flops(torch.full_like(rows.position, self._cheapest))
-        need = self.decision_flops + 2 * self.reader.predict_flops + token
+        deciding = self.decision_flops + self._peek_flops * self.chunk
+        need = deciding + 2 * self.reader.predict_flops + token + self._sift_flops
         return room & (rows.flops_budget - rows.meter.flops >= need)
 
     def _cheapest_mode(self) -> int:
@@ -382,8 +388,11 @@ class Slots:
 
     def _peek(self) -> Tensor:
         rows = self._rows
-        counts = (rows.length - rows.position).clamp(0, self.chunk)
-        return self.source.fetch(rows.sequence, rows.position, counts, self.chunk).tokens
+        return self.source.fetch(rows.sequence, rows.position, self._coming(), self.chunk).tokens
+
+    def _coming(self) -> Tensor:
+        """Tokens of the next chunk, as it lies there."""
+        return (self._rows.length - self._rows.position).clamp(0, self.chunk)
 
 
 @torch.no_grad()
@@ -412,7 +421,8 @@ def read(
     Returns:
         The outcomes in the order of the plan; None when the plan is empty or `done` took them.
     """
-    slots = Slots(source, reader, agent.scheme, plan, num_slots, chunk, agent.needs, agent.decision_flops)
+    price = agent.decision_flops, agent.peek_flops
+    slots = Slots(source, reader, agent.scheme, plan, num_slots, chunk, agent.needs, *price)
     parts: list[Outcome] = []
     while slots.busy:
         observation = slots.observe()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from temporal.agents.evaluate import evaluate
 from temporal.agents.rollout import SpanRecorder
 from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun
+from temporal.data.base import Sequences
 from temporal.data.clips import VideoSequences
 from temporal.data.decoders import Decoders, Request
 from temporal.display import Advance
@@ -31,6 +34,7 @@ from temporal.strips import Strip, plot_strips
 SHARES = (0.05, 0.10, 0.15, 0.25)
 STRIP_SIZE = (60, 80)  # height and width of a frame on a strip, in pixels
 ORACLES = ("hindsight", "oracle")
+BAGS = ("naive_bayes", "logistic", "bag_of_words")
 
 
 def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
@@ -44,6 +48,7 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         run.chunk,
         run.num_slots,
         experiment.seed,
+        *_learning(run, experiment),
     )
     known = run.about.get("fingerprints")
     changed = known is not None and differing(known, fingerprints(experiment.data)) is not None
@@ -67,6 +72,13 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         raise bad(
             "evaluate", "run", str(run.folder), f"a folder that can be written ({reason(error)})"
         ) from None
+
+
+def _learning(run: Run, experiment: Experiment) -> tuple[Sequences, Tensor]:
+    """The train split, and the rows of it that the agent learned from and the reader did not."""
+    source = experiment.data.split("train")
+    parts = source, run.reader, run.agent, run.chunk, run.num_slots, experiment.seed
+    return source, experiment.training.scene(*parts).agent_rows
 
 
 class Evaluated:
@@ -138,6 +150,8 @@ def report(folders: list[Path], console: Console) -> None:
         table.add_row(name, *cells, *(f"{100 * a:.2f} [{100 * b:.1f}, {100 * c:.1f}]" for a, b, c in at))
     console.print(table)
     console.print(_footnote(found.floor, len(folders)))
+    for line in _against_bags(found):
+        console.print(line)
 
 
 def _footnote(floor: float, num_seeds: int) -> str:
@@ -153,6 +167,24 @@ def _footnote(floor: float, num_seeds: int) -> str:
         f"area: mean accuracy over log FLOPs from {floor:.0%} to 100 % of a full reading; settings chosen on "
         f"validation, values from test; 95 % intervals {over}."
     )
+
+
+def _against_bags(found: Evaluated) -> Iterator[str]:
+    """What order is worth to the reader: bags of words on whole texts or as much as validation likes best."""
+    names = [name for name in BAGS if name in found.names]
+    if not names:
+        return
+    best = {name: [run.curve for run in found.runs(name)] for name in names}
+    accuracy = {name: float(np.mean([curve.accuracy[-1] for curve in best[name]])) for name in names}
+    name = max(names, key=lambda each: accuracy[each])
+    share = np.mean([curve.flops[-1] for curve in best[name]]) / found.flops_full
+    gap = found.full_accuracy - accuracy[name]
+    verdict = (
+        f"the reader, reading all, is {100 * gap:.2f} points better"
+        if gap > 0
+        else f"the reader, reading all, does no better ({found.full_accuracy:.2%})"
+    )
+    yield f"bag of words: {name} reaches {accuracy[name]:.2%} at {share:.4%} of a full reading; {verdict}."
 
 
 def _difference(found: Evaluated, name: str, low: float, full: float) -> str:

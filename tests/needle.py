@@ -78,6 +78,10 @@ class HaltsAfter(Agent):
     def decision_flops(self) -> float:
         return self.agent.decision_flops
 
+    @property
+    def peek_flops(self) -> float:
+        return self.agent.peek_flops
+
     def act(self, observation: Observation) -> Tensor:
         actions = torch.tensor(self.scheme.plain_action).repeat(len(observation.episode), 1)
         halt = self.scheme.halt_index

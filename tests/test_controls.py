@@ -23,9 +23,11 @@ from temporal.agents.controls import (
     Uniform,
     best_stops,
 )
+from temporal.agents.recordings import Thresholds, record_all
 from temporal.agents.rollout import SpanRecorder, TrajectoryRecorder
 from temporal.agents.stopping import NeverHalts
-from temporal.agents.trials import Bench, Evaluation, Thresholds, make_trials, record_all
+from temporal.agents.trials import Bench, Evaluation, make_trials
+from temporal.agents.ways import forward
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Jump, Mode, Sift
 from temporal.episodes import Observation, Outcome, Plan
@@ -238,8 +240,8 @@ class DearAnswers(NeedleReader):
 @pytest.mark.parametrize("reader", [READER, make_reader(5, cell="lstm"), NeedleReader(), DearAnswers()])
 def test_no_rule_that_only_halts_beats_hindsight(reader: Reader) -> None:
     bench = Bench("needle", reader, make_policy(reader), (1, 1), 0, CHUNK, 64, 0)
-    recording = record_all(bench, SOURCE, torch.arange(len(SOURCE)))
-    trials = make_trials(Evaluation(num_settings=5), bench, SOURCE, recording, NO_THRESHOLDS)
+    recording = record_all(reader, SOURCE, torch.arange(len(SOURCE)), 64, CHUNK, forward)
+    trials = make_trials(Evaluation(num_settings=5), bench, SOURCE, recording, NO_THRESHOLDS, {})
     oracles = [
         (trial.price or float(trial.setting or 0), trial.agent)
         for trial in trials

@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from temporal.agents.policy import PolicyAgent
 from temporal.cost import (
     Meter,
+    added_flops,
     attention_flops,
     cell_flops,
     linear_flops,
+    look_up_flops,
     module_flops,
     transformer_token_flops,
 )
@@ -120,7 +122,7 @@ def test_recurrent_reading(cell: Cell, mode: str, units: int, counted: FlopCount
         for _ in range(4):
             hidden = same(torch.zeros(1, 8), hidden)
     cost = reader.read_flops(torch.tensor([reader.modes.index(mode)]), torch.tensor([4]), torch.tensor([9]))
-    assert float(cost) == counted.get_total_flops()
+    assert float(cost) == counted.get_total_flops() + 4 * look_up_flops(8)
 
 
 def test_recurrent_stepping(counted: FlopCounterMode) -> None:
@@ -131,7 +133,7 @@ def test_recurrent_stepping(counted: FlopCounterMode) -> None:
     with counted:
         reader.step(reader.initial(3), chunk, modes)
     cost = reader.read_flops(modes, chunk.counts, torch.zeros(3, dtype=torch.long))
-    assert float(cost.sum()) == counted.get_total_flops()
+    assert float(cost.sum()) == counted.get_total_flops() + (4 + 4) * look_up_flops(8)
 
 
 def test_transformer_stepping(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +144,15 @@ def test_transformer_stepping(monkeypatch: pytest.MonkeyPatch) -> None:
         with FlopCounterMode(display=False) as counted:
             state = reader.step(state, chunk_at(before, 1), full)
         cost = reader.read_flops(full, torch.tensor([1]), torch.tensor([before]))
-        assert float(cost) == counted.get_total_flops()
+        assert float(cost) == counted.get_total_flops() + added_flops(8)
 
 
 def test_transformer_reading_grows_with_what_was_read() -> None:
     reader = TransformerReader(TASK, width=8, num_layers=3, num_heads=2, ratio=3)
     cost = reader.read_flops(torch.tensor([1, 1, COPY]), torch.tensor([2, 2, 2]), torch.tensor([0, 100, 100]))
     keys = 1 + 2, 101 + 102
-    assert cost.tolist() == [3 * (2 * transformer_token_flops(8, 3) + 4 * 8 * k) for k in keys] + [0]
+    products = [3 * (2 * transformer_token_flops(8, 3) + 4 * 8 * k) for k in keys]
+    assert cost.tolist() == [each + 2 * added_flops(8) for each in products] + [0]
 
 
 # Agents.

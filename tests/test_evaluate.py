@@ -12,7 +12,9 @@ import torch
 from temporal.agents.controls import Confidence, Random
 from temporal.agents.evaluate import Traced, evaluate
 from temporal.agents.policy import PolicyAgent
-from temporal.agents.trials import BUDGETED, POLICY, Bench, Evaluation, make_trials, record_all
+from temporal.agents.recordings import Thresholds, record_all
+from temporal.agents.trials import BUDGETED, POLICY, Bench, Evaluation, make_trials
+from temporal.agents.ways import forward
 from temporal.curve import FREE
 from temporal.data.base import Sequences
 from temporal.decisions import Halt, Sift
@@ -52,15 +54,35 @@ def traced() -> dict[str, Traced]:
 
 
 def test_every_trial_is_a_point_on_both_splits(traced: dict[str, Traced]) -> None:
-    expected = {POLICY: 4, BUDGETED: 4, "read_all": 1, "prefix": 4, "uniform": 4, "random": 4, "hindsight": 4}
+    below = 3  # settings of less than a chunk
+    expected = {POLICY: 4, BUDGETED: 4, "read_all": 1, "hindsight": 4}
+    expected |= dict.fromkeys(("prefix", "uniform", "random"), 4 + below)
     for split, found in traced.items():
         names = Counter(point.agent for point in found.points)
         assert {name: names[name] for name in expected} == expected
-        assert set(names) - set(expected) == {"confidence", "entropy", "confidence_sift_0.4"}
+        assert set(names) - set(expected) == {
+            "confidence",
+            "entropy",
+            "confidence_sift_0.4",
+            "confidence_joint",
+        }
         assert {point.split for point in found.points} == {split}
         assert {point.n for point in found.points} == {16}
         assert {point.seed for point in found.points} == {5}
         assert len(set(settings_of(found))) == len(found.points)
+
+
+def test_rules_are_fitted_where_there_is_something_to_fit_on() -> None:
+    train = NEEDLE.split("train")
+    fitted = {"calimera", "economy", "naive_bayes", "logistic", "bag_of_words"}
+    found = trace(make_bench(train=train, agent_rows=torch.arange(len(train))), Evaluation(num_settings=2))
+    assert settings_of(found["validation"]) == settings_of(found["test"])
+    for traced in found.values():
+        assert fitted <= set(traced.outcomes) == {*(point.agent for point in traced.points), FREE}
+    whole = [p for p in found["test"].points if p.agent == "naive_bayes"][-1]
+    assert (whole.accuracy, whole.tokens_mean, whole.seconds_mean) == (1.0, 20.0, None)
+    alone = trace(make_bench(train=train, agent_rows=torch.arange(64)), Evaluation(2, controls=False))
+    assert set(alone["test"].outcomes) == {POLICY, "read_all", FREE}
 
 
 def test_both_splits_are_tried_at_the_same_settings(traced: dict[str, Traced]) -> None:
@@ -103,7 +125,8 @@ def test_points_say_what_reading_gives(traced: dict[str, Traced]) -> None:
             )
         if point.agent == "prefix":
             # what has not been seen is guessed to be class 0
-            right = (needle * CHUNK <= point.setting) | (TEST.labels == 0)
+            steps = needle_steps(tokens, 3, 1) if point.setting < CHUNK else needle * CHUNK
+            right = (steps <= point.setting) | (TEST.labels == 0)
             assert point.accuracy == pytest.approx(float(right.double().mean()))
             assert point.flops_mean == point.setting * NeedleReader.token_flops + 10
         if point.agent == "hindsight" and point.setting == 0.01:
@@ -132,7 +155,7 @@ def test_recordings_hold_every_stopping_point() -> None:
     reader = make_reader()
     source = ragged(20, 3, 8, 17, 1, 12, 9, 5)
     rows = torch.arange(8)
-    recording = record_all(make_bench(reader, make_policy(reader)), source, rows)
+    recording = record_all(reader, source, rows, 16, CHUNK, forward)
     ends = torch.tensor([5, 1, 2, 5, 1, 3, 3, 2])
     assert torch.equal(recording.valid, torch.arange(6) <= ends[:, None])
     never = Confidence(0.0)
@@ -173,10 +196,10 @@ def test_seed_of_the_bench_draws_the_random_rule(traced: dict[str, Traced]) -> N
 
     assert flops(trace(make_bench(seed=5)), "random") == flops(traced, "random")
     assert flops(trace(make_bench(seed=6)), "random") != flops(traced, "random")
-    recording = record_all(make_bench(), VALIDATION, torch.arange(16))
-    trials = make_trials(
-        SETTINGS, make_bench(seed=9), VALIDATION, recording, {"": {"probability": [], "entropy": []}}
-    )
+    recording = record_all(NeedleReader(), VALIDATION, torch.arange(16), 16, CHUNK, forward)
+    nothing: Thresholds = {"probability": [], "entropy": []}
+    thresholds = {"": nothing, "_sift_0.4": nothing}
+    trials = make_trials(SETTINGS, make_bench(seed=9), VALIDATION, recording, thresholds, {})
     assert {trial.agent.seed for trial in trials if isinstance(trial.agent, Random)} == {9}
 
 

@@ -166,7 +166,9 @@ def test_an_agents_decision_costs_its_head_too() -> None:
     agent = looker(spread=False)
     assert agent.places is not None
     others = [agent.squeeze, agent.trunk, agent.heads]
-    assert agent.decision_flops == agent.places.flops + sum(module_flops(m) for m in others if m is not None)
+    products = agent.places.flops + sum(module_flops(m) for m in others if m is not None)
+    assert agent.decision_flops == products + agent.look_up_flops
+    assert agent.look_up_flops == 2 * 20  # it looks through the previews of all positions for the best
 
 
 def gradients(agent: PolicyAgent) -> dict[str, float]:

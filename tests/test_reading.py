@@ -48,6 +48,8 @@ each_reader = pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 class Dice(Agent):
     """Draws every option from the episode and the place alone, so that the batch has no say in it."""
 
+    peek_flops = 3.0
+
     def __init__(
         self, reader: Reader, seed: int = 0, needs: frozenset[str] = NOTHING, decision_flops: float = 0.0
     ) -> None:
@@ -98,6 +100,8 @@ class Notes:
         self.reads: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (mode, tokens) of each step
         self.tokens: dict[int, list[int]] = defaultdict(list)
         self.positions: dict[int, list[int]] = defaultdict(list)
+        self.peeked: dict[int, int] = defaultdict(int)
+        self.sifted: dict[int, int] = defaultdict(int)  # tokens that sifting examined, by Dice in chunks of 4
 
     def add(self, observation: Observation, actions: Tensor, transition: Transition) -> None:
         chunk = transition.chunk
@@ -108,6 +112,10 @@ class Notes:
             self.reads[episode].append((int(transition.mode[row]), count))
             self.tokens[episode] += chunk.tokens[row, :count].tolist()
             self.positions[episode] += chunk.positions[row, :count].tolist()
+            left = int(observation.length[row] - observation.position[row])
+            self.peeked[episode] += min(left, 4)
+            if actions.shape[1] == 4 and int(actions[row, 3]) and int(transition.mode[row]):
+                self.sifted[episode] += min(max(left - (0, 3, 30)[int(actions[row, 1])], 0), 4)
 
 
 def run(
@@ -284,7 +292,7 @@ def test_what_an_agent_is_shown() -> None:
     assert [float(getattr(seen, name)) for name in names] == [8, 11, 8, 2, 0.5, 1, 0]
     assert float(start.flops) == READERS["gru"].predict_flops + 7
     assert float(seen.flops + seen.flops_left) == 1e6
-    assert float(transition.cost) == float(start.flops) + 4 * 3 * 2 * 12 * (8 + 12)
+    assert float(transition.cost) == float(start.flops) + 4 * (8 + 3 * 2 * 12 * (8 + 12))
     assert start.probabilities is not None
     torch.testing.assert_close(start.probabilities.sum(-1), torch.ones(1))
 
@@ -324,9 +332,11 @@ def test_costs_of_steps_add_up_to_the_formula(reader: Reader, needs: frozenset[s
         observations = sum(count > 0 for _, count in notes.reads[episode])
         answers = 1 + observations if needs else 1  # before the first and after each, or at the end alone
         expected = reading + answers * reader.predict_flops + 7 * notes.decisions[episode]
+        expected += 2 * notes.sifted[episode] + 3 * notes.peeked[episode] * ("peek" in needs)
         assert notes.cost[episode] == expected == float(outcome.flops[episode])
         assert int(outcome.tokens[episode]) == before == len(notes.tokens[episode])
         assert int(outcome.observations[episode]) == observations
+    assert min(sum(notes.sifted.values()), sum(notes.peeked.values())) > 20
 
 
 @each_reader

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from temporal.agents.base import Agent
+from temporal.agents.calimera import LEAST
 from temporal.agents.evaluate import evaluate
 from temporal.agents.focus import FocusAgent
 from temporal.agents.frame_exit import FrameExitAgent, GateFit
@@ -229,13 +230,16 @@ def test_every_phase_trains_and_what_comes_out_can_be_traced(kind: str, tmp_path
     assert ("places.trust" in moved) == (kind in ("glimpse", "sampler"))
     assert all(p.isfinite().all() for p in [*agent.parameters(), *reader.parameters()])
 
-    bench = Bench("needle", reader, agent, (0.01, 30.0), 0, 1, 8, 0)
+    learning = CLIPS.split("train")
+    bench = Bench("needle", reader, agent, (0.01, 30.0), 0, 1, 8, 0, learning, torch.arange(len(learning)))
     evaluation = Evaluation(num_settings=2, limit=5)
     traced = evaluate(evaluation, bench, CLIPS.split("validation"), CLIPS.split("test"), lambda *_: None)
     points = traced["test"].points
     names = {point.agent for point in points}
     assert names >= {POLICY, BUDGETED, "read_all", "uniform", "random", "middle", "preview_top", "oracle"}
-    assert {"confidence", "confidence_coarse", "confidence_preview"} <= names
+    assert {"confidence", "confidence_coarse", "confidence_preview", "confidence_joint"} <= names
+    assert {"calimera", "economy"} <= names or len(learning) < LEAST
+    assert names.isdisjoint({"naive_bayes", "logistic", "bag_of_words"})  # frames are no words
     for point in points:
         assert point.n == 5
         assert point.tokens_mean <= (point.budget or 8)

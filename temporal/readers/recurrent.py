@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from temporal.cost import cell_flops, linear_flops
+from temporal.cost import cell_flops, linear_flops, look_up_flops
 from temporal.errors import bad
 from temporal.ranges import BelowOne, Units
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
@@ -66,10 +66,9 @@ class RecurrentReader(Reader):
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.summary_dropout = nn.Dropout(summary_dropout)
         self.token_dropout = token_dropout
-        self._token_flops = torch.tensor(
-            [0, cell_flops(cell, embedding_size, skim_size), cell_flops(cell, embedding_size, hidden_size)],
-            dtype=torch.float64,
-        )
+        sizes = (skim_size, hidden_size)
+        each = [look_up_flops(embedding_size) + cell_flops(cell, embedding_size, size) for size in sizes]
+        self._token_flops = torch.tensor([0, *each], dtype=torch.float64)
         self._num_parts = 2 if cell == "lstm" else 1  # h, and c for an LSTM
 
     def initial(self, num: int) -> State:
@@ -175,7 +174,7 @@ class RecurrentReader(Reader):
         return torch.stack(summaries, 1)
 
     def read_flops(self, modes: Tensor, counts: Tensor, before: Tensor) -> Tensor:
-        """A recurrent cell costs the same for every token of a mode."""
+        """A token's embedding is looked up and goes through the cell of the mode, at the same cost for every token."""
         return self._token_flops.to(modes.device)[modes] * counts
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from temporal.cost import attention_flops, linear_flops, transformer_token_flops
+from temporal.cost import added_flops, attention_flops, linear_flops, transformer_token_flops
 from temporal.errors import bad
 from temporal.ranges import BelowOne, Few, Tokens, Units
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up, put_rows
@@ -64,7 +64,8 @@ class TransformerReader(Reader):
             raise bad("TransformerReader", "width", width, f"an even multiple of num_heads ({num_heads})")
         self.width = width
         self._capacity = capacity
-        self._num_token_flops = num_layers * transformer_token_flops(width, ratio)
+        # its embedding, to which that of its place is added
+        self._num_token_flops = added_flops(width) + num_layers * transformer_token_flops(width, ratio)
         self.embedding = nn.Embedding(task.vocabulary_size, width, padding_idx=0)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         self.layers = nn.ModuleList(_Layer(width, num_heads, ratio) for _ in range(num_layers))
