@@ -318,6 +318,9 @@ def evaluations(canary: Path) -> Iterator[Case]:
         np.save(held, value, allow_pickle=True)
         return held.getvalue()
 
+    def bomb(content: bytes) -> bytes:
+        return packed(*((f"{index}.npy", content) for index in range(17)), deflated=True)
+
     huge = header("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }")
     good = [("test/policy/settings.npy", array(np.ones(2))), ("test/policy/correct.npy", array(np.ones((2, 9), bool))),
             ("test/policy/flops.npy", array(np.ones((2, 9))))]  # fmt: skip
@@ -327,9 +330,7 @@ def evaluations(canary: Path) -> Iterator[Case]:
         "10^12 numbers": lambda: packed(("test/policy/settings.npy", huge)),
         "only test": lambda: packed(*good),
         "names": lambda: packed(*named),
-        "a bomb": lambda: packed(
-            *((f"{i}.npy", zeros[0] + bytes(zeros[1])) for i in range(17)), deflated=True
-        ),
+        "a bomb": lambda: bomb(zeros[0] + bytes(zeros[1])),
         "pickles": lambda: packed(("test/policy/settings.npy", array(np.array([{}], object)))),
         "no array": lambda: packed(("a", b"x")),
         "code": lambda: packed(("a/b/settings.npy", header("__import__('os').system('x')"))),

@@ -103,6 +103,14 @@ def check(config: dict[str, Any], where: str, trust: bool = False) -> dict[str, 
     Raises:
         UserError: a key, class or value that an experiment cannot have.
     """
+    _check_keys(config, where)
+    hints = typing.get_type_hints(Experiment)
+    translation = _Translation(where, trust)
+    return {key: translation.translate(config[key], hint, key) for key, hint in hints.items()}
+
+
+def _check_keys(config: dict[str, Any], where: str) -> None:
+    """Raise UserError unless there is everything that an experiment has, and nothing else."""
     known = [field.name for field in fields(Experiment)]
     # what is left of a file that was cut off may well be good YAML
     if missing := [name for name in known if name not in config]:
@@ -110,13 +118,11 @@ def check(config: dict[str, Any], where: str, trust: bool = False) -> dict[str, 
     for key in config:
         if key not in known:
             raise bad(where, "setting", key, f"one of {', '.join(known)}", known)
-    hints = typing.get_type_hints(Experiment)
-    translation = _Translation(where, trust)
-    return {key: translation.translate(config[key], hints[key], key) for key in known}
 
 
 def check_part(config: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     """One part of a stored configuration, as `check` gives it; classes from outside the project are refused."""
+    _check_keys(config, where)
     hints = typing.get_type_hints(Experiment)
     part: dict[str, Any] = _Translation(where, False).translate(config.get(key), hints[key], key)
     return part
