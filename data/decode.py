@@ -118,6 +118,8 @@ class Video:
         self._context.options = {"err_detect": "explode"}
         self._context.thread_count = self._num_threads
         self._context.thread_type = "SLICE" if self._num_threads == 1 else "AUTO"
+        # Opened with frames to be left out, some decoders (dav1d) never give those, whatever is asked later.
+        self._context.open()
         self._num_out = 0
         self._begin()
 

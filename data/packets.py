@@ -117,7 +117,7 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     if any(corrupt):
         raise VideoError(f"damaged or cut off at frame {corrupt.index(True)}")
     if counted:
-        _check_count(len(video), stream.frames)
+        _check_count(len(video), len(stream.index_entries))
     else:
         _check_duration(
             container, [(packet[0], max(packet[1] or 0, packet[2] or 0) + packet[3]) for packet in packets]
@@ -140,7 +140,9 @@ def _check_duration(container: InputContainer, ends: list[tuple[int, int]]) -> N
     latest = dict(sorted(ends))
     bases = {s.index: s.time_base for s in container.streams}
     last = max(float(end * (bases[stream] or 0)) for stream, end in latest.items())
-    promised = ((container.start_time or 0) + container.duration) / av.time_base
+    # In these a duration is that from zero on; elsewhere, or by other writers, from when the first is shown.
+    start = 0 if container.format.name.split(",")[0] in ("matroska", "nut", "asf") else container.start_time or 0
+    promised = (start + container.duration) / av.time_base
     if promised - last > max(MISSING_SECONDS, MISSING_SHARE * promised):
         raise VideoError(f"cut off: ends at {last:.1f} of {promised:.1f} s")
 

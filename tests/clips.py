@@ -47,6 +47,8 @@ def make_clip(
     pix_fmt: str = "yuv420p",
     rotation: int = 0,
     times: list[int] | None = None,
+    offset: int = 0,
+    sound: float = 0,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
@@ -62,6 +64,8 @@ def make_clip(
         pix_fmt: FFmpeg's name.
         rotation: degrees against the clock by which players turn it.
         times: when each frame is shown, in ticks of 1 / fps; else 0, 1, 2 and on.
+        offset: added to all times, in ticks of 1 / fps.
+        sound: seconds of silence that come with it.
         options: of the codec, beyond fast settings.
         container_options: of the container.
     """
@@ -80,29 +84,42 @@ def make_clip(
         stream.options = {**(fast if codec == "libx264" else {"g": str(gop)}), **(options or {})}
         if rotation:
             stream.set_display_rotation(rotation)
+        if sound:
+            _add_silence(container, sound)
         for index in range(num):
             frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
-            frame.pts, frame.time_base = (times[index] if times else index), Fraction(1, fps)
+            frame.pts, frame.time_base = offset + (times[index] if times else index), Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
-def trim(source: Path, target: Path, start: int) -> Path:
+def _add_silence(container: av.container.OutputContainer, seconds: float) -> None:
+    stream = container.add_stream("aac", rate=16000)
+    frame = av.AudioFrame.from_ndarray(
+        np.zeros((1, int(16000 * seconds)), np.float32), format="fltp", layout="mono"
+    )
+    frame.sample_rate, frame.pts = 16000, 0
+    container.mux([*stream.encode(frame), *stream.encode()])
+
+
+def trim(source: Path, target: Path, start: int, whole: bool = False) -> Path:
     """Cut by stream copy, as `ffmpeg -ss ... -c copy` does: packets from the key frame on, an edit list hides some.
 
     Args:
         source: a clip of `make_clip`.
         target: an mp4 file; its frame 0 is frame `start` of the source.
         start: the first frame to be shown.
+        whole: copy all packets, so that the edit list hides groups of pictures that nothing shown depends on.
     """
     with av.open(str(source)) as read, av.open(str(target), "w") as write:
         video = read.streams.video[0]
-        copy = write.add_stream_from_template(video)
+        copy = write.add_stream_from_template(video, opaque=True)
         assert video.average_rate is not None
         assert video.time_base is not None
         begin = round(start / video.average_rate / video.time_base)
-        read.seek(begin, stream=video)
+        if not whole:
+            read.seek(begin, stream=video)
         for packet in read.demux(video):
             if packet.dts is None or packet.pts is None:
                 continue
@@ -115,11 +132,7 @@ def trim(source: Path, target: Path, start: int) -> Path:
 def make_sound(path: Path) -> Path:
     """A file with sound only."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        _add_silence(container, 1)
     return path
 
 
