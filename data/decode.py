@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
 from temporal.data.decord_video import DecordVideo
-from temporal.data.packets import VideoError, open_container, scan, told, video_stream
+from temporal.data.packets import STRICT, VideoError, open_container, scan, told, video_stream
 
 __all__ = ["Decoded", "Decoder", "Probe", "Video", "VideoError", "spread"]
 
@@ -90,12 +90,11 @@ class Video:
         self._open()
         try:
             self.timeline = scan(self._path, self._container, self._stream)
+            if self.timeline.missing:
+                raise VideoError(self.timeline.missing[0])
         except (VideoError, av.error.FFmpegError) as error:
             self.close()
             raise VideoError(told(error)) from None
-        except IndexError:
-            self.close()
-            raise VideoError("damaged: streams come up amid the file") from None
         self._num_out = len(self.timeline.shown)  # after the pass over the packets, the file is at its end
         # Lists are searched faster than arrays, one number at a time.
         self._shown, self._starts = self.timeline.shown.tolist(), self.timeline.starts.tolist()
@@ -115,11 +114,15 @@ class Video:
             raise
         self._context = self._stream.codec_context
         # Without this, damage is covered up by guesses from the frames around it.
-        self._context.options = {"err_detect": "explode"}
+        self._context.options = {"err_detect": STRICT}
         self._context.thread_count = self._num_threads
         self._context.thread_type = "SLICE" if self._num_threads == 1 else "AUTO"
-        # Opened with frames to be left out, some decoders (dav1d) never give those, whatever is asked later.
-        self._context.open()
+        try:
+            # Opened with frames to be left out, some decoders (dav1d) never give those, whatever is asked later.
+            self._context.open()
+        except av.error.FFmpegError as error:
+            self.close()
+            raise VideoError(told(error)) from None
         self._num_out = 0
         self._begin()
 

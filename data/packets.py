@@ -10,13 +10,16 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Int
 
+from temporal.data.counters import counter_of
 from temporal.data.integrity import find_damage
+from temporal.data.promises import Stamp, find_missing, is_counted
+from temporal.data.transport import ends_open
 
 # Names of FFmpeg's demuxers. Not among them: play lists, which open other files, text
 # shown as pictures, and bare streams, which hold no times.
 CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegts,asf,ogg,rm,mxf,nut,wtv"
-# A duration in a header is often rounded, and sound ends a little before or after; a file cut short misses more.
-MISSING_SECONDS, MISSING_SHARE = 0.5, 0.02
+# Of FFmpeg: check sums and sizes are compared, and what does not fit is an error.
+STRICT = "crccheck+bitstream+buffer+explode"
 
 
 class VideoError(Exception):
@@ -39,6 +42,14 @@ class Timeline(NamedTuple):
     """Times are missing or not unique: a frame is known only by counting from the first."""
     plain: bool
     """All frames are shown, and none stored after a key frame is shown before it: decord needs it so."""
+    missing: tuple[str, ...] = ()
+    """What was promised and did not come."""
+    ends_open: bool = False
+    """The frame stored last may be cut off; only decoding it tells."""
+    last: int = 0
+    """Which frame is stored last."""
+    rolls_in: bool = False
+    """Decoding can only start at pictures after which others still ask for what was before them."""
 
     @property
     def key_frames(self) -> Int[np.ndarray, " keys"]:
@@ -75,7 +86,7 @@ def open_container(path: str) -> InputContainer:
     try:
         return av.open(
             f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "err_detect": STRICT},
             metadata_errors="replace",
         )
     except av.error.FFmpegError as error:
@@ -94,82 +105,70 @@ def video_stream(container: InputContainer) -> VideoStream:
     """The first stream that moves: the picture on a record's cover does not count."""
     for stream in container.streams.video:
         if not stream.disposition & stream.disposition.attached_pic:
+            if stream.codec_context is None:
+                raise VideoError("no decoder for its format")
             return stream
     raise VideoError("no video in it")
 
 
 def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
-    """Pass over all packets once. Raises VideoError where the file ends too early or a packet is damaged."""
-    # Frames promised by number need no other stream to be compared with; a duration is that of the longest.
-    counted = "mov" in container.format.name.split(",")
-    wanted = [s for s in container.streams if s.type in ("video", "audio")]
-    if (found := find_damage(path, container.format.name)) is not None:
-        raise VideoError(found)
-    packets = [
-        (p.stream_index, p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt)
-        for p in container.demux(stream if counted else wanted)
-        if p.size or p.dts is not None  # the end of a stream is a packet too
-    ]
-    video = [packet for packet in packets if packet[0] == stream.index]
+    """Pass over all packets once. Raises VideoError where there is nothing to be decoded."""
+    missing = [found] if (found := find_damage(path, container.format.name, stream.id)) is not None else []
+    stamps, counter = [], counter_of(stream)
+    try:
+        wanted = [s for s in container.streams if s.type in ("video", "audio")]
+        for packet in container.demux(stream if is_counted(container) else wanted):
+            if not packet.size and packet.dts is None:
+                continue  # the end of a stream is a packet too
+            stamps.append(
+                Stamp(
+                    packet.stream_index, packet.pts, packet.dts, packet.duration or 0,
+                    packet.is_keyframe, packet.is_discard, packet.is_corrupt,
+                )
+            )  # fmt: skip
+            if counter is not None and packet.stream_index == stream.index:
+                counter.add(packet)
+    except av.error.FFmpegError as error:
+        missing.append(told(error))
+    except IndexError:
+        missing.append("damaged: streams come up amid the file")
+    video = [stamp for stamp in stamps if stamp.stream == stream.index]
     if not video:
-        raise VideoError("no frames")
-    _, pts, dts, durations, keys, hidden, corrupt = zip(*video, strict=True)
-    if any(corrupt):
-        raise VideoError(f"damaged or cut off at frame {corrupt.index(True)}")
-    if counted:
-        _check_count(len(video), len(stream.index_entries))
-    else:
-        _check_duration(
-            container, [(packet[0], max(packet[1] or 0, packet[2] or 0) + packet[3]) for packet in packets]
-        )
-    clock = float(stream.time_base or 1), durations[-1] or 1
+        raise VideoError(missing[0] if missing else "no frames")
+    missing += find_missing(container, stream, stamps, video)
+    missing += [found] if counter is not None and (found := counter.find_missing()) is not None else []
+    clock = float(stream.time_base or 1), video[-1].duration or 1
     # An avi file holds no times of showing; what is given out as such is wrong where frames are reordered.
     unsure = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
-    return _timeline(pts, dts, np.array(keys), np.array(hidden), clock, unsure)
+    timeline = _timeline(video, clock, unsure)
+    last = int(np.searchsorted(timeline.shown, video[-1].pts or 0))
+    return timeline._replace(
+        missing=tuple(missing),
+        ends_open=container.format.name == "mpegts" and ends_open(path, stream.id),
+        last=min(last, len(timeline.shown) - 1),
+        rolls_in=counter is not None and counter.rolls_in,
+    )
 
 
-def _check_count(num: int, promised: int) -> None:
-    if num < promised:
-        raise VideoError(f"cut off: {num} of {promised} frames are there")
-
-
-def _check_duration(container: InputContainer, ends: list[tuple[int, int]]) -> None:
-    """Compare the latest end of a packet, given with its stream, with what the header says."""
-    if container.duration is None:
-        return
-    latest = dict(sorted(ends))
-    bases = {s.index: s.time_base for s in container.streams}
-    last = max(float(end * (bases[stream] or 0)) for stream, end in latest.items())
-    # In these a duration is that from zero on; elsewhere, or by other writers, from when the first is shown.
-    start = 0 if container.format.name.split(",")[0] in ("matroska", "nut", "asf") else container.start_time or 0
-    promised = (start + container.duration) / av.time_base
-    if promised - last > max(MISSING_SECONDS, MISSING_SHARE * promised):
-        raise VideoError(f"cut off: ends at {last:.1f} of {promised:.1f} s")
-
-
-def _timeline(
-    pts: tuple[int | None, ...],
-    dts: tuple[int | None, ...],
-    keys: Bool[np.ndarray, " packets"],
-    hidden: Bool[np.ndarray, " packets"],
-    clock: tuple[float, int],
-    unsure: bool,
-) -> Timeline:
+def _timeline(video: list[Stamp], clock: tuple[float, int], unsure: bool) -> Timeline:
     tick_seconds, duration = clock
-    by_dts = all(time is None for time in pts)
-    times = [time for time in (dts if by_dts else pts) if time is not None]
-    if len(times) < len(pts):
+    by_dts = all(stamp.pts is None for stamp in video)
+    times = [time for stamp in video if (time := stamp.dts if by_dts else stamp.pts) is not None]
+    if len(times) < len(video):
         # Nothing says when: frames are taken as evenly spaced.
-        shown = np.arange(len(pts), dtype=np.int64) * duration
+        shown = np.arange(len(video), dtype=np.int64) * duration
         return Timeline(tick_seconds, shown, shown[:1], int(shown[-1]) + duration, by_dts, True, False)
-    ticks = np.array(times, dtype=np.int64)
-    starts, shown = np.sort(ticks[keys]), np.sort(ticks[~hidden])
-    shown = (
-        shown[shown >= starts[0]] if len(starts) else shown[:0]
-    )  # nothing can be decoded before a key frame
+    ticks, keys = np.array(times, dtype=np.int64), np.array([stamp.is_key for stamp in video])
+    starts, shown = np.sort(ticks[keys]), np.sort(ticks[~np.array([stamp.is_hidden for stamp in video])])
+    shown = shown[shown >= _first_decoded(ticks, keys)] if len(starts) else shown[:0]
     if not len(shown):
         raise VideoError("no frames")
     ambiguous = bool((np.diff(shown) == 0).any()) or unsure
     latest_key = np.maximum.accumulate(np.where(keys, ticks, starts[0]))
     plain = len(shown) == len(ticks) and not ambiguous and not (ticks < latest_key).any()
     return Timeline(tick_seconds, shown, starts, int(shown[-1]) + duration, by_dts, ambiguous, bool(plain))
+
+
+def _first_decoded(ticks: Int[np.ndarray, " packets"], keys: Bool[np.ndarray, " packets"]) -> int:
+    """When the key frame stored first is shown: nothing can be decoded before, and what leads it hangs on what was."""
+    return int(ticks[keys.argmax()])
