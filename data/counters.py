@@ -9,6 +9,10 @@ from av.video.stream import VideoStream
 
 HEAD_BYTES = 64  # of a slice: more than the part that is read
 HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+# Frames from which others are predicted, by FFmpeg's name of the decoder; where it is not known, the most of any.
+REFERENCES = {"mpeg4": 2, "mpeg2video": 2, "mpeg1video": 2, "mjpeg": 0, "prores": 0, "dnxhd": 0, "png": 1}
+REFERENCES |= {"vp8": 3, "vp9": 8, "libdav1d": 8, "av1": 8, "ffv1": 1}
+MOST_REFERENCES = 16
 SLICE, IDR, SPS, PPS = 1, 5, 7, 8
 
 
@@ -46,6 +50,7 @@ class Sequence(NamedTuple):
     frame_bits: int
     poc_bits: int
     """0 where the order of showing is not numbered."""
+    references: int
     gaps: bool
     """Frames may be left out by the encoder."""
     fields: bool
@@ -77,14 +82,14 @@ def read_sequence(bits: Bits) -> tuple[int, Sequence]:
         bits.golomb()
         for _ in range(min(bits.golomb(), 255)):
             bits.golomb()
-    bits.golomb()
+    references = min(bits.golomb(), MOST_REFERENCES)
     gaps = bool(bits.take(1))
     bits.golomb()
     bits.golomb()
     fields = not bits.take(1)
     if frame_bits > 16 or poc_bits > 16:
         raise ValueError
-    return number, Sequence(frame_bits, poc_bits, gaps, fields, planes)
+    return number, Sequence(frame_bits, poc_bits, references, gaps, fields, planes)
 
 
 def _skip_colours(bits: Bits) -> bool:
@@ -196,6 +201,11 @@ class H264Counter:
                 self._lost.append(self._num)
         if head.is_reference or self._last is None:
             self._last = head.frame
+
+    @property
+    def num_references(self) -> int:
+        """Frames that others may be predicted from, at most."""
+        return max((s.references for s in self._sequences.values()), default=MOST_REFERENCES)
 
     def find_missing(self) -> str | None:
         """Where frames are lost."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Int
 
-from temporal.data.counters import counter_of
+from temporal.data.counters import MOST_REFERENCES, REFERENCES, H264Counter, counter_of
 from temporal.data.integrity import find_damage
 from temporal.data.promises import Stamp, find_missing, is_counted
 from temporal.data.transport import ends_open
+from temporal.errors import reason
 
 # Names of FFmpeg's demuxers. Not among them: play lists, which open other files, text
 # shown as pictures, and bare streams, which hold no times.
@@ -50,6 +56,8 @@ class Timeline(NamedTuple):
     """Which frame is stored last."""
     rolls_in: bool = False
     """Decoding can only start at pictures after which others still ask for what was before them."""
+    num_references: int = 1
+    """Frames that others may be predicted from, at most."""
 
     @property
     def key_frames(self) -> Int[np.ndarray, " keys"]:
@@ -79,16 +87,27 @@ class Timeline(NamedTuple):
         return first, max(int(np.searchsorted(self.shown, ticks)), first + 1)
 
 
-def open_container(path: str) -> InputContainer:
-    """Open a local file; raises VideoError. What a file says never makes it open another file or an address."""
+def open_container(path: str, max_pixels: int) -> InputContainer:
+    """Open a local file; raises VideoError. What a file says never makes it open another file or an address.
+
+    Args:
+        path: of the file.
+        max_pixels: of a frame that is decoded to see what is in it.
+    """
     if "\0" in path:
         raise VideoError("not a path")  # what comes before the zero would be opened
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "err_detect": STRICT}
     try:
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind):  # a pipe may wait for ever, a device never end
+            raise VideoError("is a directory" if stat.S_ISDIR(kind) else "not a file")
         return av.open(
-            f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "err_detect": STRICT},
-            metadata_errors="replace",
+            f"file:{path}", options=options | {"max_pixels": str(max_pixels)}, metadata_errors="replace"
         )
+    except OSError as error:
+        if not isinstance(error, av.error.FFmpegError):
+            raise VideoError(lowered(reason(error))) from None
+        raise VideoError(told(error)) from None
     except av.error.FFmpegError as error:
         raise VideoError(told(error)) from None
 
@@ -97,8 +116,25 @@ def told(error: VideoError | av.error.FFmpegError) -> str:
     """The reason, beginning in lower case where FFmpeg gives it."""
     if isinstance(error, VideoError):
         return str(error)
-    text = error.strerror or "cannot be read"
-    return text[0].lower() + text[1:]
+    return lowered(error.strerror or "cannot be read")
+
+
+def lowered(text: str) -> str:
+    """The same, beginning in lower case."""
+    return text[:1].lower() + text[1:]
+
+
+@contextmanager
+def said() -> Iterator[list[tuple[str, str]]]:
+    """Collect what FFmpeg says is wrong, in this thread: who says it, and what."""
+    level, found = av.logging.get_level(), []
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as logs:
+            yield found
+            found += [(name, text.strip()) for _, name, text in logs]
+    finally:
+        av.logging.set_level(level)
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -114,24 +150,11 @@ def video_stream(container: InputContainer) -> VideoStream:
 def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     """Pass over all packets once. Raises VideoError where there is nothing to be decoded."""
     missing = [found] if (found := find_damage(path, container.format.name, stream.id)) is not None else []
-    stamps, counter = [], counter_of(stream)
-    try:
-        wanted = [s for s in container.streams if s.type in ("video", "audio")]
-        for packet in container.demux(stream if is_counted(container) else wanted):
-            if not packet.size and packet.dts is None:
-                continue  # the end of a stream is a packet too
-            stamps.append(
-                Stamp(
-                    packet.stream_index, packet.pts, packet.dts, packet.duration or 0,
-                    packet.is_keyframe, packet.is_discard, packet.is_corrupt,
-                )
-            )  # fmt: skip
-            if counter is not None and packet.stream_index == stream.index:
-                counter.add(packet)
-    except av.error.FFmpegError as error:
-        missing.append(told(error))
-    except IndexError:
-        missing.append("damaged: streams come up amid the file")
+    counter = counter_of(stream)
+    with said() as logs:
+        stamps = list(_read(container, stream, counter, missing))
+    # What a decoder says is not asked here: packets are not decoded, but for their heads.
+    missing += [f"damaged: {lowered(text)}" for name, text in logs if name == container.format.name][:1]
     video = [stamp for stamp in stamps if stamp.stream == stream.index]
     if not video:
         raise VideoError(missing[0] if missing else "no frames")
@@ -147,7 +170,31 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
         ends_open=container.format.name == "mpegts" and ends_open(path, stream.id),
         last=min(last, len(timeline.shown) - 1),
         rolls_in=counter is not None and counter.rolls_in,
+        num_references=REFERENCES.get(stream.codec_context.name, MOST_REFERENCES)
+        if counter is None
+        else counter.num_references,
     )
+
+
+def _read(
+    container: InputContainer, stream: VideoStream, counter: H264Counter | None, missing: list[str]
+) -> Iterator[Stamp]:
+    """All packets that matter; what keeps from reading on is added to what is missing."""
+    wanted = [s for s in container.streams if s.type in ("video", "audio")]
+    try:
+        for packet in container.demux(stream if is_counted(container) else wanted):
+            if not packet.size and packet.dts is None:
+                continue  # the end of a stream is a packet too
+            if counter is not None and packet.stream_index == stream.index:
+                counter.add(packet)
+            yield Stamp(
+                packet.stream_index, packet.pts, packet.dts, packet.duration or 0,
+                packet.is_keyframe, packet.is_discard, packet.is_corrupt,
+            )  # fmt: skip
+    except av.error.FFmpegError as error:
+        missing.append(told(error))
+    except IndexError:
+        missing.append("damaged: streams come up amid the file")
 
 
 def _timeline(video: list[Stamp], clock: tuple[float, int], unsure: bool) -> Timeline:
