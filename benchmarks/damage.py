@@ -98,7 +98,9 @@ def flip_in_first_key(original: Path, path: Path, rng: Rng) -> Path:
     return path
 
 
-def copy(source: Path, target: Path, start: int = 0, lost: Callable[[int, Packet[Any]], bool] | None = None) -> Path:
+def copy(
+    source: Path, target: Path, start: int = 0, lost: Callable[[int, Packet[Any]], bool] | None = None
+) -> Path:
     """Copy the stream into another container, from the key frame before frame `start` on, without packets lost."""
     with av.open(str(source)) as read, av.open(str(target), "w") as write:
         video = read.streams.video[0]

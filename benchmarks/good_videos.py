@@ -65,9 +65,7 @@ def compare(path: Path, seed: int) -> Found:
     return Found(num, len(wrong))
 
 
-def differing(
-    video: Video, order: list[int], expected: UInt8[np.ndarray, "num height width 3"]
-) -> list[int]:
+def differing(video: Video, order: list[int], expected: UInt8[np.ndarray, "num height width 3"]) -> list[int]:
     """Frames that are not, to the bit, what they are when decoded in order."""
     same = (video.frames(order, SIZE).frames == expected[order]).all((1, 2, 3))
     return [index for index, is_same in zip(order, same.tolist(), strict=True) if not is_same]

@@ -196,9 +196,9 @@ class H264Counter:
     def _follow(self, head: Head) -> None:
         self.rolls_in |= not self._num and not head.is_idr
         after = 1 << head.sequence.frame_bits
-        if not head.is_idr and self._last is not None and not head.sequence.gaps:
-            if head.frame not in (self._last, (self._last + 1) % after):
-                self._lost.append(self._num)
+        expected = (head.frame,) if self._last is None or head.is_idr else (self._last, (self._last + 1) % after)
+        if head.frame not in expected and not head.sequence.gaps:
+            self._lost.append(self._num)
         if head.is_reference or self._last is None:
             self._last = head.frame
 

@@ -47,7 +47,9 @@ def find_missing(
     found = [
         _corrupt(video),
         # Frames promised by number need no other stream to be compared with; a duration is that of the longest.
-        _too_few(len(video), len(stream.index_entries)) if is_counted(container) else _too_short(container, stamps),
+        _too_few(len(video), len(stream.index_entries))
+        if is_counted(container)
+        else _too_short(container, stamps),
         _without_key(video),
     ]
     return [each for each in found if each is not None]

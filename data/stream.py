@@ -129,7 +129,9 @@ class Stream:
     def estimate_bytes(self, timeline: Timeline) -> int:
         """Memory that the decoder may take while the file is open."""
         found = self.video.codec_context.format
-        depth = 3.0 if found is None else found.bits_per_pixel / 8 * (2 if found.components[0].bits > 8 else 1)
+        depth = (
+            3.0 if found is None else found.bits_per_pixel / 8 * (2 if found.components[0].bits > 8 else 1)
+        )
         return int(self.video.width * self.video.height * depth * (timeline.num_references + SPARE))
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def check_transport(file: BinaryIO, stream: int) -> str | None:
 
 
 def ends_open(path: str, stream: int) -> bool:
-    """Whether the last packet of a stream is full: it would be stuffed if a picture ended there, but for chance."""
+    """Whether the last packet of a stream is full: where a picture ends it is stuffed, but for chance."""
     with open(path, "rb") as file:
         found = _find_packets(file)
         if found is None:
@@ -53,7 +53,17 @@ def ends_open(path: str, stream: int) -> bool:
         file.seek(first + (total // size - num) * size)
         packets = np.frombuffer(file.read(num * size), np.uint8).reshape(-1, size)
     ours = packets[_is_of(packets, stream)]
-    return bool(len(ours)) and not ours[-1, 3] & 0x20
+    return bool(len(ours)) and not _is_stuffed(ours[-1].tobytes())
+
+
+def _is_stuffed(packet: bytes) -> bool:
+    """Whether the adaptation field is longer than what it says (ISO 13818-1, 2.4.3.4)."""
+    if not packet[3] & 0x20:
+        return False
+    flags, place = packet[5], 6 + 6 * bool(packet[5] & 0x10) + 6 * bool(packet[5] & 8) + bool(packet[5] & 4)
+    for flag in (2, 1):
+        place += 1 + packet[place] if flags & flag else 0
+    return packet[4] == 0 or place < 5 + packet[4]
 
 
 def _find_packets(file: BinaryIO) -> tuple[int, int] | None:

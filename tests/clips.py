@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BITS = 10
+# A worker that waits for ever where a file is named so, in place of `temporal.data.decoders.COMMAND`.
+HANGING = """
+import time
+from temporal.data import serving
+opened = serving.Video
+serving.Video = lambda path, *a, **k: time.sleep(3600) if "hangs" in path else opened(path, *a, **k)
+serving.serve()
+"""
 
 
 def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:

@@ -24,12 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from temporal import runs, watching
 from temporal.agents.rollout import SpanRecorder
+from temporal.data import decoders
 from temporal.data.decoders import Decoders, Request
 from temporal.data.text import SAMPLES
 from temporal.episodes import Plan
 from temporal.parts import Part, Parts
 from temporal.reading import read
-from tests.clips import cut, damage, make_clip, make_sound
+from tests.clips import HANGING, cut, damage, make_clip, make_sound
 from tests.mails import call, complaint
 
 Capture = pytest.CaptureFixture[str]
@@ -142,7 +143,7 @@ LOAD = cache(runs.load)
 @pytest.fixture(autouse=True)
 def shared(pool: Decoders, monkeypatch: Patch) -> None:
     """Processes take long to start, and runs to load: most tests share them."""
-    monkeypatch.setattr(watching, "Decoders", lambda *_: nullcontext(pool))
+    monkeypatch.setattr(watching, "Decoders", lambda *_, **__: nullcontext(pool))
     monkeypatch.setattr(runs, "load", LOAD)
 
 
@@ -487,9 +488,10 @@ def test_broken_files_change_nothing_for_others(
 
 @pytest.mark.usefixtures("own_decoders")
 def test_files_that_take_too_long_are_given_up(
-    run: Path, films: Path, tmp_path: Path, capsys: Capture
+    run: Path, films: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")
+    monkeypatch.setattr(decoders, "COMMAND", HANGING)
+    (tmp_path / "hangs.mp4").touch()
     limit = ("--seconds-per-file", 1.5)
     rows = score(
         capsys,

@@ -17,7 +17,10 @@ Maker = Callable[[Path], Path]
 FAST_VPX = {"deadline": "realtime", "cpu-used": "8"}
 ALT_REF = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "cpu-used": "5"}
 SVT = {"codec": "libsvtav1", "options": {"preset": "12", "svtav1-params": "keyint=12"}}
-SVT_LAYERS = {"codec": "libsvtav1", "options": {"preset": "10", "svtav1-params": "keyint=30:hierarchical-levels=4"}}
+SVT_LAYERS = {
+    "codec": "libsvtav1",
+    "options": {"preset": "10", "svtav1-params": "keyint=30:hierarchical-levels=4"},
+}
 X265 = "log-level=none:keyint=12:min-keyint=12"
 HEVC = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": X265}}
 HEVC_OPEN = {"codec": "libx265", "options": {"preset": "fast", "x265-params": f"{X265}:open-gop=1:bframes=4"}}
@@ -40,7 +43,10 @@ def cut_by_edit(name: str, start: int, **settings: object) -> Maker:
 def hidden(name: str, num: int, **settings: object) -> Maker:
     """All packets of a clip, of which an edit list hides the first `num` frames, whole groups among them."""
     return lambda folder: trim(
-        make_clip(folder / f"whole.{name}", **settings), folder / name, num, whole=True  # type: ignore[arg-type]
+        make_clip(folder / f"whole.{name}", **settings),
+        folder / name,
+        num,
+        whole=True,  # type: ignore[arg-type]
     )
 
 
@@ -48,14 +54,19 @@ def segment(name: str, first: int = 24, last: int = 1 << 30, source: str = "", *
     """Packets from a key frame on, which keep their times, in a container of their own."""
 
     def make(folder: Path) -> Path:
-        return copy_packets(make_clip(folder / f"whole.{source or name}", **settings), folder / name, first, last)  # type: ignore[arg-type]
+        return copy_packets(
+            make_clip(folder / f"whole.{source or name}", **settings), folder / name, first, last
+        )  # type: ignore[arg-type]
 
     return make
 
 
 def copy_packets(source: Path, target: Path, first: int, last: int = 1 << 30) -> Path:
     """Copy packets with their times, from the first key frame stored as number `first` or later to before `last`."""
-    with av.open(str(source)) as read, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as write:
+    with (
+        av.open(str(source)) as read,
+        av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as write,
+    ):
         stream = write.add_stream_from_template(read.streams.video[0], opaque=True)
         packets: list[Packet] = [p for p in read.demux(video=0) if p.dts is not None or p.size]
         begin = next(i for i, packet in enumerate(packets) if i >= first and packet.is_keyframe)
@@ -69,8 +80,15 @@ def with_picture(name: str) -> Maker:
     """A video with a picture on its cover, which is a video stream too."""
 
     def make(folder: Path) -> Path:
-        source, cover = make_clip(folder / f"whole.{name}"), make_clip(folder / "cover.mov", 1, codec="png", pix_fmt="rgb24")
-        with av.open(str(source)) as read, av.open(str(cover)) as picture, av.open(str(folder / name), "w") as write:
+        source, cover = (
+            make_clip(folder / f"whole.{name}"),
+            make_clip(folder / "cover.mov", 1, codec="png", pix_fmt="rgb24"),
+        )
+        with (
+            av.open(str(source)) as read,
+            av.open(str(cover)) as picture,
+            av.open(str(folder / name), "w") as write,
+        ):
             front = write.add_stream_from_template(picture.streams.video[0], opaque=True)
             front.disposition = av.stream.Disposition.attached_pic
             stream = write.add_stream_from_template(read.streams.video[0], opaque=True)
