@@ -19,7 +19,6 @@ from jaxtyping import UInt8
 from benchmarks.timing import Report, add_json
 from temporal.data.decode import Video, VideoError
 from temporal.data.packets import video_stream
-from tests.clips import read_indices
 from tests.variants import VARIANTS
 
 SIZE = (96, 160)
@@ -50,7 +49,7 @@ def in_order(path: Path) -> UInt8[np.ndarray, "num height width 3"]:
 
 
 def compare(path: Path, seed: int) -> Found:
-    """Read all frames in order, a few at once in any order, and each alone; how many are not those of decoding in order."""
+    """Read all frames in order, a few in any order, and each alone; how many are not those of decoding in order."""
     expected = in_order(path)
     num, rng = len(expected), np.random.default_rng(seed)
     orders = [list(range(num)), *(rng.integers(0, num, 7).tolist() for _ in range(3))]

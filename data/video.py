@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from temporal.data.base import SPLITS, Source, Split, preparing
 from temporal.data.clips import Span, VideoSequences
-from temporal.data.decode import spread
+from temporal.data.decode import MAX_PIXELS, spread
 from temporal.data.layouts import find_rows
 from temporal.data.manifests import Clip, Columns, Row, split_of, to_clip
 from temporal.data.probes import Extent, measure, probe_all
@@ -68,6 +68,7 @@ class VideoSource(Source):
         validation_share: part of train set aside where there is no validation split, above 0 and below 1.
         test_share: likewise for a missing test split.
         skip_bad: leave out what cannot be used instead of stopping at the first.
+        max_pixels: of a frame; a video with more cannot be used.
         seed: of the set-aside.
     """
 
@@ -85,6 +86,7 @@ class VideoSource(Source):
         validation_share: float = SHARES["validation"],
         test_share: float = SHARES["test"],
         skip_bad: bool = False,
+        max_pixels: int = MAX_PIXELS,
         seed: int = 0,
     ) -> None:
         for what, share in (("validation_share", validation_share), ("test_share", test_share)):
@@ -92,14 +94,17 @@ class VideoSource(Source):
                 raise bad("data", what, share, "a number above 0 and below 1")
         if num_frames < 1:
             raise bad("data", "num_frames", num_frames, "a whole number from 1 up")
+        if max_pixels < 1:
+            raise bad("data", "max_pixels", max_pixels, "a whole number from 1 up")
         self._name = Path(path).resolve().stem
         self._num_frames, self._skip_bad, self.num_skipped = num_frames, skip_bad, 0
+        self._max_pixels = max_pixels
         columns = Columns(path_column, label_column, start_column, end_column, truth_column, split_column)
         entries = self._keep(_entry, find_rows(path, columns, root))
         shares = {"validation": validation_share, "test": test_share}
         entries = _in_order(entries, shares, seed)
         clips, progress = (entry.clip for entry in entries), partial(preparing.get(), "lengths of videos")
-        extents = measure(clips, self._index(path), probe_all, progress)
+        extents = measure(clips, self._index(path), partial(probe_all, max_pixels=max_pixels), progress)
         self._whole, counts, classes = self._assemble(entries, extents)
         stops = np.cumsum(counts).tolist()
         self._ranges = dict(zip(SPLITS, zip([0, *stops], stops, strict=False), strict=True))
@@ -141,7 +146,7 @@ class VideoSource(Source):
 
         if not isinstance(reader, FrameReader):
             raise bad("data", "reader of videos", type(reader).__name__, "one that reads frames")
-        reader.frames = CachedFrames(self._whole, reader)
+        reader.frames = CachedFrames(self._whole, reader, self._max_pixels)
 
     def _index(self, path: str) -> Path:
         key = sha256(os.path.realpath(os.path.expanduser(path)).encode(errors="surrogateescape")).hexdigest()[

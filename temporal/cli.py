@@ -115,6 +115,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="that decoding a video may take, or it is given up; 60 when left out",
     )
     score.add_argument(
+        "--max-pixels", type=int, help="of a video's frame; 100,000,000 when left out, three times 8K"
+    )
+    score.add_argument(
+        "--lenient",
+        action="store_true",
+        default=None,
+        help="score what is there of a damaged video; the column `missing` says what is not",
+    )
+    score.add_argument(
         "--trust", action="store_true", help="build classes from outside temporal.*: runs their code"
     )
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from temporal import runs
 from temporal.agents.train import train
 from temporal.data.base import preparing
+from temporal.data.decode import MAX_PIXELS
 from temporal.display import bar, results, training_bar
 from temporal.errors import UserError, bad
 from temporal.experiment import (
@@ -33,7 +34,7 @@ from temporal.experiment import (
 from temporal.readers.video import FrameReader
 from temporal.report import draw, draw_strips, evaluate_run, report
 from temporal.scoring import score_inputs
-from temporal.watching import Budget, score_videos
+from temporal.watching import Budget, Reading, score_videos
 
 SECONDS_PER_FILE = 60.0  # that a video may take to decode
 LONGEST_SECONDS = 1e6
@@ -164,10 +165,17 @@ def run_plot(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
     """Score texts or videos, whichever the run reads; prints what was done."""
-    for what, least in (("tokens", 1), ("frames", 1), ("flops", 1), ("price", 0), ("workers", 1)):
+    for what, least in (
+        ("tokens", 1),
+        ("frames", 1),
+        ("flops", 1),
+        ("price", 0),
+        ("workers", 1),
+        ("max_pixels", 1),
+    ):
         value = getattr(options, what)
         if value is not None and not least <= value < math.inf:
-            raise bad("score", f"--{what}", value, f"a finite number from {least} up")
+            raise bad("score", f"--{what.replace('_', '-')}", value, f"a finite number from {least} up")
     if options.seconds_per_file is not None and not 0 < options.seconds_per_file <= LONGEST_SECONDS:
         expected = f"a number above 0, at most {LONGEST_SECONDS:g}"
         raise bad("score", "--seconds-per-file", options.seconds_per_file, expected)
@@ -179,7 +187,7 @@ def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
-    for option in ("frames", "workers", "seconds_per_file"):
+    for option in ("frames", "workers", "seconds_per_file", "max_pixels", "lenient"):
         _refuse(options, option, "no such option, for the run reads texts")
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
@@ -196,8 +204,9 @@ def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
     seconds = SECONDS_PER_FILE if options.seconds_per_file is None else options.seconds_per_file
     price = run.prices[0] if options.price is None else options.price
     budget = Budget(options.frames, options.flops, price)
+    reading = Reading(workers, seconds, options.max_pixels or MAX_PIXELS, bool(options.lenient))
     with bar("scoring", "videos") as progress:
-        summary = score_videos(run, options.inputs, Path(options.out), budget, workers, seconds, progress)
+        summary = score_videos(run, options.inputs, Path(options.out), budget, reading, progress)
     print(summary)
 
 

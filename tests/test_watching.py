@@ -30,7 +30,7 @@ from temporal.data.text import SAMPLES
 from temporal.episodes import Plan
 from temporal.parts import Part, Parts
 from temporal.reading import read
-from tests.clips import HANGING, cut, damage, make_clip, make_sound
+from tests.clips import HANGING, cut, make_clip, make_sound, spoil
 from tests.mails import call, complaint
 
 Capture = pytest.CaptureFixture[str]
@@ -442,7 +442,7 @@ def break_some(films: Path, folder: Path) -> list[str]:
     (folder / "0c.avi").mkdir()
     (folder / "0d.mp4").symlink_to("nowhere")
     for name in ("1a.mp4", "3a.mp4", "3b.mp4", "8a.mp4"):  # opens, and fails in decoding
-        damage(make_clip(folder / name, 40, gop=4), 300)
+        spoil(make_clip(folder / name, 40, gop=4))
     cut(make_clip(folder / "4a.mkv", 40), 0.5)
     make_sound(folder / "9a.mp4")
     return sorted(p.name for p in folder.iterdir() if not p.stem.isdigit())
