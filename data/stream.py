@@ -57,7 +57,7 @@ class Stream:
     def _check_size(self) -> None:
         width, height = self.video.width, self.video.height
         if not width or not height:
-            raise VideoError(f"the size of its pictures is not known, or above {self._max_pixels:,} pixels")
+            raise VideoError(f"pictures of more than {self._max_pixels:,} pixels, or of unknown size")
         if width * height > self._max_pixels:
             raise VideoError(f"{width} x {height} pixels, more than {self._max_pixels:,}")
 
