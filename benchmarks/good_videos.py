@@ -31,6 +31,8 @@ class Found(NamedTuple):
     wrong: int
     why: str = ""
     """Why it was refused; nothing where it was read."""
+    doubts: str = ""
+    """What it may lack, as its row would say."""
 
 
 def in_order(path: Path) -> UInt8[np.ndarray, "num height width 3"]:
@@ -61,7 +63,7 @@ def compare(path: Path, seed: int) -> Found:
             wrong = {i for order in orders for i in differing(video, order, expected)}
     except VideoError as error:
         return Found(num, 0, str(error))
-    return Found(num, len(wrong))
+    return Found(num, len(wrong), doubts="; ".join(video.timeline.doubts))
 
 
 def differing(video: Video, order: list[int], expected: UInt8[np.ndarray, "num height width 3"]) -> list[int]:
@@ -85,7 +87,10 @@ def main() -> None:
             folder = (options.keep or Path(scratch)) / f"{number:03d}"
             folder.mkdir(parents=True, exist_ok=True)
             found = compare(VARIANTS[name](folder), options.seed)
-            report.add(variant=name, frames=found.frames, refused=found.why or "-", wrong=found.wrong)
+            report.add(
+                variant=name, frames=found.frames, refused=found.why or "-", wrong=found.wrong,
+                says=found.doubts or "-",
+            )  # fmt: skip
             refused, wrong = refused + bool(found.why), wrong + found.wrong
     report.show()
     print(f"{len(names)} variants: {refused} refused, {wrong} frames wrong")

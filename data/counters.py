@@ -196,7 +196,9 @@ class H264Counter:
     def _follow(self, head: Head) -> None:
         self.rolls_in |= not self._num and not head.is_idr
         after = 1 << head.sequence.frame_bits
-        expected = (head.frame,) if self._last is None or head.is_idr else (self._last, (self._last + 1) % after)
+        expected = (
+            (head.frame,) if self._last is None or head.is_idr else (self._last, (self._last + 1) % after)
+        )
         if head.frame not in expected and not head.sequence.gaps:
             self._lost.append(self._num)
         if head.is_reference or self._last is None:

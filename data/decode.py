@@ -65,7 +65,8 @@ class Decoded(NamedTuple):
     took_seconds: float = 0.0
     """What opening the file, where it was not open yet, and decoding took, where that was measured."""
     missing: tuple[str, ...] = ()
-    """What the file promised and did not give, where that is let pass: of the whole file, and of these frames."""
+    """What the file promised and did not give, where that is let pass, of the whole and of these frames; what it may
+    lack."""
 
 
 def spread(span: tuple[int, int], num_positions: int) -> Int[np.ndarray, " num"]:
@@ -123,7 +124,7 @@ class Video:
         self._last: int | None = None  # the frame given last, where decoding can go on from it
         self._by_decord_num = 0
         self.probe = self._probe()
-        self._missing = list(self.timeline.missing)
+        self._missing = [*self.timeline.missing, *self.timeline.doubts]
         if self.timeline.ends_open:
             self._check_end()
 

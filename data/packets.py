@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 
 from temporal.data.counters import MOST_REFERENCES, REFERENCES, H264Counter, counter_of
 from temporal.data.integrity import find_damage
-from temporal.data.promises import Stamp, find_missing, is_counted
+from temporal.data.promises import Stamp, find_doubts, find_missing, is_counted
 from temporal.data.transport import ends_open
 from temporal.errors import reason
 
@@ -50,6 +50,8 @@ class Timeline(NamedTuple):
     """All frames are shown, and none stored after a key frame is shown before it: decord needs it so."""
     missing: tuple[str, ...] = ()
     """What was promised and did not come."""
+    doubts: tuple[str, ...] = ()
+    """What may be missing, or may never have been there."""
     ends_open: bool = False
     """The frame stored last may be cut off; only decoding it tells."""
     last: int = 0
@@ -164,9 +166,11 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     # An avi file holds no times of showing; what is given out as such is wrong where frames are reordered.
     unsure = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
     timeline = _timeline(video, clock, unsure)
+    doubt = None if timeline.ambiguous else find_doubts(timeline.shown, timeline.tick_seconds)
     last = int(np.searchsorted(timeline.shown, video[-1].pts or 0))
     return timeline._replace(
         missing=tuple(missing),
+        doubts=() if doubt is None else (doubt,),
         ends_open=container.format.name == "mpegts" and ends_open(path, stream.id),
         last=min(last, len(timeline.shown) - 1),
         rolls_in=counter is not None and counter.rolls_in,

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
+from jaxtyping import Int
 
 # A duration in a header is often rounded, and sound ends a little before or after; a file cut short misses more.
 MISSING_SECONDS, MISSING_SHARE = 0.5, 0.02
 # In these a duration is, by most writers, that from zero on; elsewhere that from the first time on.
 FROM_ZERO = ("matroska", "nut", "asf")
+
+
+# A rate is even where so many intervals are the same, give or take a tick; a longer one among them is a gap.
+EVEN_SHARE, LEAST_FRAMES, GAP = 0.9, 8, 1.6
 
 
 class Stamp(NamedTuple):
@@ -89,3 +95,23 @@ def _without_key(video: Sequence[Stamp]) -> str | None:
     """Frames stored before the first key frame hang on one that is missing or no longer marked as such."""
     num = next((i for i, stamp in enumerate(video) if stamp.is_key), len(video))
     return f"no key frame before frame {num}" if num else None
+
+
+def find_doubts(shown: Int[np.ndarray, " frames"], tick_seconds: float) -> str | None:
+    """Where an otherwise even rate has gaps: perhaps frames were lost, perhaps there never were any.
+
+    Args:
+        shown: when each frame is shown, ascending, in ticks.
+        tick_seconds: of one tick.
+    """
+    steps = np.diff(shown)
+    if len(steps) < LEAST_FRAMES:
+        return None
+    usual = float(np.median(steps))
+    gaps = np.flatnonzero(steps > GAP * usual)
+    even = (np.abs(steps - usual) <= 1 + usual / 50) & (steps <= GAP * usual)
+    if not len(gaps) or even.mean() < EVEN_SHARE:
+        return None
+    num = int(np.rint(steps[gaps] / steps[even].mean() - 1).sum())
+    at = float(shown[gaps[0]] - shown[0]) * tick_seconds
+    return f"perhaps {num} frames, the first after {at:.2f} s"

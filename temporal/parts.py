@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("flops", pa.float64()),
         ("seconds", pa.float64()),  # of work: decoding, and a share of the batch's time by FLOPs
         ("stopped", pa.string()),  # by the agent, at the end, or out of budget
-        ("missing", pa.string()),  # what the file promised and did not give, where that was let pass
+        ("missing", pa.string()),  # what the file promised and did not give, where let pass; what it may lack
     ]
 )
 

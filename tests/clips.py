@@ -154,12 +154,17 @@ def damage(path: Path, num: int, seed: int = 0) -> Path:
     return path
 
 
-def spoil(path: Path) -> Path:
-    """Change bytes amid every frame of an mp4 file, in place: all that the container and the heads say still holds."""
+def spoil(path: Path, *which: int) -> Path:
+    """Change bytes amid frames of an mp4 file, in place: all that the container and the heads say still holds.
+
+    Args:
+        path: of the file.
+        which: of its packets; all when left out.
+    """
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        for packet in container.demux(video=0):
-            if packet.pos is not None and packet.size:
+        for number, packet in enumerate(container.demux(video=0)):
+            if packet.pos is not None and packet.size and number in (which or (number,)):
                 begin = packet.pos + packet.size // 2
                 data[begin : begin + packet.size // 4] = bytes(packet.size // 4)
     path.write_bytes(data)

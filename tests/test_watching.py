@@ -424,9 +424,16 @@ def test_options_of_videos_do_not_go_with_texts(
     monkeypatch.setattr(runs, "load", lambda *_: of_texts)
     (tmp_path / "a.txt").write_text("cheap pills")
     given = ("score", run, tmp_path / "a.txt", "--out", tmp_path / "s.parquet")
-    for option, value in (("--frames", 3), ("--workers", 2), ("--seconds-per-file", 5.0)):
+    for option, value in (
+        ("--frames", 3),
+        ("--workers", 2),
+        ("--seconds-per-file", 5.0),
+        ("--max-pixels", 9),
+    ):
         line = complaint(capsys, *given, option, value)
         assert line == f"score: {option}, got {value}; expected no such option, for the run reads texts"
+    line = complaint(capsys, *given, "--lenient")
+    assert line == "score: --lenient, got True; expected no such option, for the run reads texts"
 
 
 # Broken files.
@@ -484,6 +491,61 @@ def test_broken_files_change_nothing_for_others(
         for name in broken
         if name in "1a.mp4 3a.mp4 3b.mp4 8a.mp4"
     )
+
+
+@pytest.mark.usefixtures("own_decoders")
+def test_lenient_scoring_says_what_is_missing(
+    run: Path, films: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    shutil.copy(films / "0.mp4", folder)
+    size = cut(make_clip(folder / "1.mkv"), 0.6).stat().st_size
+    spoil(make_clip(folder / "2.mp4", 40), 17)  # shown as frame 17
+    (folder / "3.mp4").write_text("no video")
+    out = tmp_path / "s.parquet"
+    strict = score(capsys, run, folder, "--frames", 3, out=out)
+    assert [(row["input"][-5:], row["missing"]) for row in strict] == [("0.mp4", None)]
+    lenient = score(capsys, run, folder, "--frames", 3, "--lenient", out=out)
+    assert (lenient[0]["frames"], lenient[0]["missing"]) == (strict[0]["frames"], None)
+    assert [name for name, _ in failures(out)] == ["3.mp4"]
+    assert [row["input"][-5:] for row in lenient] == ["0.mp4", "1.mkv", "2.mp4"]
+    assert re.match(rf"cut off: {size} of \d+ bytes are there; ", lenient[1]["missing"])
+    assert re.match(r"frame \d+, in whose place frame \d+ was shown", lenient[2]["missing"])
+
+
+@pytest.mark.usefixtures("own_decoders")
+def test_what_is_no_file_is_listed_at_once(run: Path, films: Path, tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    given = (tmp_path / "pipe.mp4", tmp_path / "zero.mp4", films / "0.mp4")
+    assert named(score(capsys, run, *given, "--frames", 1, out=tmp_path / "s.parquet")) == ["0.mp4"]
+    assert failures(tmp_path / "s.parquet") == [("pipe.mp4", "not a file"), ("zero.mp4", "not a file")]
+
+
+def test_lists_that_are_no_files(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    with (tmp_path / "huge.jsonl").open("wb") as file:
+        file.truncate(1 << 40)
+    for name, why in (
+        ("pipe.csv", "not a file"),
+        ("zero.txt", "not a file"),
+        ("huge.jsonl", "more than 256 MB"),
+    ):
+        path = str(tmp_path / name)
+        line = complaint(capsys, "score", "--trust", run, path, "--out", tmp_path / "s.parquet")
+        assert line == f"score: path, got {path!r}; expected a file that can be read ({why})"
+
+
+@pytest.mark.usefixtures("own_decoders")
+def test_large_pictures_are_listed(run: Path, films: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "s.parquet"
+    rows = score(capsys, run, films / "0.mp4", films / "9.mkv", "--max-pixels", 4000, out=out)
+    assert named(rows) == ["0.mp4"]
+    assert failures(out) == [("9.mkv", "64 x 66 pixels, more than 4,000")]
+    line = complaint(capsys, "score", "--trust", run, films, "--max-pixels", 0, "--out", out)
+    assert line == "score: --max-pixels, got 0; expected a finite number from 1 up"
 
 
 @pytest.mark.usefixtures("own_decoders")
