@@ -49,7 +49,7 @@ def _check_riff(file: BinaryIO) -> str | None:
 
 def _check_boxes(file: BinaryIO) -> str | None:
     """The parts of an mp4 file follow each other (ISO 14496-12, 4.2); its list of frames says what of them matters."""
-    place, size = 0, _size(file)
+    place, size, name = 0, _size(file), b""
     while place + 8 <= size:
         file.seek(place)
         length, name = int.from_bytes(file.read(4), "big"), file.read(4)

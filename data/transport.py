@@ -62,7 +62,7 @@ def _is_stuffed(packet: bytes) -> bool:
         return False
     flags, place = packet[5], 6 + 6 * bool(packet[5] & 0x10) + 6 * bool(packet[5] & 8) + bool(packet[5] & 4)
     for flag in (2, 1):
-        place += 1 + packet[place] if flags & flag else 0
+        place += 1 + int.from_bytes(packet[place : place + 1], "big") if flags & flag else 0
     return packet[4] == 0 or place < 5 + packet[4]
 
 
