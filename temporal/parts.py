@@ -158,5 +158,9 @@ def errors_file(out: Path) -> Path:
 def check_out(out: Path) -> None:
     """Raise UserError for an output that is no parquet file, or that would be put in place of something else."""
     taken = next((path for path in (out, errors_file(out)) if path.exists() and not path.is_file()), None)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:  # as arrow takes no other names
+        raise bad("score", "--out", str(out), "a name in UTF-8") from None
     if out.suffix != ".parquet" or taken is not None:
         raise bad("score", "--out", str(taken or out), "a file ending in .parquet")

@@ -602,6 +602,7 @@ def test_outputs_that_cannot_be_written(run: Path, films: Path, tmp_path: Path, 
     for name, why in (
         ("s.csv", "a file ending in .parquet"),
         ("folder.parquet", "a file ending in .parquet"),
+        ("\udcfe.parquet", "a name in UTF-8"),
         ("file/s.parquet", "a file that can be written (Not a directory)"),
     ):
         out = tmp_path / name
