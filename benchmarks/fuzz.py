@@ -1,17 +1,18 @@
 """Scores damaged videos mixed with good ones, and says what became of them.
 
-Good videos come as they are and, so that containers differ, as mkv (stream copies), avi and webm (encoded anew).
-Damage: cut off, bytes flipped, bytes zeroed, a stretch moved, the head of another file, trimmed by stream copy,
-empty, text, a wrong ending, a folder, a dangling link, no permission; as many files of each. All are scored in one go
-by the command line.
+Good videos come as they are and, so that containers differ, as mkv and ts (stream copies), avi and webm (encoded
+anew). Of each kind of damage in `benchmarks.damage` there are as many files: bytes, bits and stretches, a bit of the
+first key frame, packets that are lost, transport streams cut short, and what is no video at all. All are scored in one
+go by the command line.
 
 It must end well; every input must be in the rows or in the errors, once; no file may take longer than the limit; and
 rows must be, bit for bit, those of a run without the files that were refused. Some damaged files are good videos all
 the same (a wrong ending, a clean trim) and are read side by side with the others; beside a run of the good files
 alone, everything but the last digits of probabilities must be the same too.
 
-A damaged file that was scored is decoded beside its original: where frames differ, it was scored silently. These are
-counted and listed.
+A damaged file that was scored is decoded beside its original. Where frames differ, it was scored silently: these are
+counted and listed, and of them those that show a picture which the original does not show at that time; the rest only
+has fewer frames. With `--lenient` all that can be decoded is scored, and silent is what says nothing in its row.
 """
 
 from __future__ import annotations
@@ -26,110 +27,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import pyarrow.parquet as pq
-from av.video.frame import PictureType
 
+from benchmarks.damage import ENCODED, Damaged, copy, encode, make_damaged
 from benchmarks.timing import Report, add_json
 from temporal.data.decode import Video, spread
 
-CONTAINERS = ("mp4", "mkv", "avi", "webm")
-ENCODED = {".avi": ("mpeg4", {"bf": "0"}), ".webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"})}
-COMPARED = ("label", "frames", "frame_seconds", "frames_decoded", "flops", "stopped")
+CONTAINERS = ("mp4", "mkv", "avi", "webm", "ts")
+COMPARED = ("label", "frames", "frame_seconds", "frames_decoded", "flops", "stopped", "missing")
 POSITIONS = 64
-Rng = np.random.Generator
 Rows = list[dict[str, Any]]
 
 
-class Damaged(NamedTuple):
-    """A file made from another."""
+class Seen(NamedTuple):
+    """How what was seen of a damaged file differs from its original."""
 
-    path: Path
-    kind: str
-    original: Path
-    first: int | None = 0
-    """Which frame of the original is its first; None where there is nothing to compare."""
-
-
-def cut_off(data: bytearray, rng: Rng) -> bytes:
-    """Only the beginning is there."""
-    return bytes(data[: rng.integers(1, len(data))])
-
-
-def flip(data: bytearray, rng: Rng) -> bytes:
-    """A few bytes are others, anywhere."""
-    for place in rng.integers(0, len(data), rng.integers(1, 100)):
-        data[place] ^= int(rng.integers(1, 256))
-    return bytes(data)
-
-
-def zero(data: bytearray, rng: Rng) -> bytes:
-    """A stretch is zero, as where a download left a hole."""
-    size = int(rng.integers(1, max(len(data) // 4, 2)))
-    place = int(rng.integers(0, len(data) - size))
-    data[place : place + size] = bytes(size)
-    return bytes(data)
-
-
-def move(data: bytearray, rng: Rng) -> bytes:
-    """A stretch is missing, and comes again at the end."""
-    place, size = int(rng.integers(0, len(data) // 2)), int(rng.integers(1, len(data) // 4))
-    return bytes(data[:place] + data[place + size :] + data[place : place + size])
-
-
-KINDS: dict[str, Callable[[bytearray, Rng], bytes]] = {
-    "cut off": cut_off,
-    "bytes flipped": flip,
-    "bytes zeroed": zero,
-    "stretch moved": move,
-}
-OTHERS = (
-    "head of another",
-    "trimmed by stream copy",
-    "empty",
-    "text",
-    "wrong ending",
-    "folder",
-    "dangling link",
-    "no permission",
-)
-
-
-def encode(source: Path, target: Path) -> Path:
-    """Encode a video anew."""
-    codec, options = ENCODED[target.suffix]
-    with av.open(str(source)) as read, av.open(str(target), "w") as write:
-        video = read.streams.video[0]
-        stream: Any = write.add_stream(codec, rate=video.average_rate, options={"g": "16", **options})
-        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
-        for index, frame in enumerate(read.decode(video)):
-            picture = frame.reformat(format="yuv420p")
-            picture.pts, picture.time_base = index, 1 / Fraction(video.average_rate or 1)
-            picture.pict_type = PictureType.NONE  # not that of the source's
-            write.mux(stream.encode(picture))
-        write.mux(stream.encode())
-    return target
-
-
-def copy(source: Path, target: Path, start: int = 0) -> Path:
-    """Copy the stream into another container, from the key frame before frame `start` on."""
-    with av.open(str(source)) as read, av.open(str(target), "w") as write:
-        video = read.streams.video[0]
-        stream = write.add_stream_from_template(video)
-        begin = round(start / (video.average_rate or 1) / (video.time_base or 1))
-        read.seek(begin, stream=video)
-        for packet in read.demux(video):
-            if packet.dts is not None and packet.pts is not None:
-                packet.pts, packet.dts = packet.pts - begin, packet.dts - begin
-                packet.stream = stream
-                write.mux(packet)
-    return target
+    is_same: bool
+    has_wrong_picture: bool = False
+    """One that the original does not show at that time."""
 
 
 def make_good(folder: Path, sources: Sequence[Path]) -> list[Path]:
@@ -139,56 +59,9 @@ def make_good(folder: Path, sources: Sequence[Path]) -> list[Path]:
     for index, source in enumerate(sources):
         ending = CONTAINERS[index % len(CONTAINERS)]
         target = folder / f"{index:04d}.{ending}"
-        make = encode if target.suffix in ENCODED else copy if target.suffix == ".mkv" else shutil.copy
+        make = encode if target.suffix in ENCODED else shutil.copy if target.suffix == ".mp4" else copy
         good.append(Path(make(source, target)))
     return good
-
-
-def make_damaged(folder: Path, good: Sequence[Path], num: int, rng: Rng) -> list[Damaged]:
-    """`num` damaged files or a few more, as many of each kind; names are such that they lie between the good ones."""
-    folder.mkdir()
-    made = []
-    kinds = [*KINDS, *OTHERS]
-    for index in range(-(-num // len(kinds)) * len(kinds)):
-        kind, original = kinds[index % len(kinds)], good[index // len(kinds) % len(good)]
-        path = folder / f"{original.stem}_{index:04d}{original.suffix}"
-        made.append(make_one(path, kind, original, good, rng))
-    return made
-
-
-def make_one(path: Path, kind: str, original: Path, good: Sequence[Path], rng: Rng) -> Damaged:
-    """One damaged file."""
-    first: int | None = None
-    if kind in KINDS:
-        path.write_bytes(KINDS[kind](bytearray(original.read_bytes()), rng))
-        first = 0
-    elif kind == "head of another":
-        other = good[int(rng.integers(len(good)))].read_bytes()
-        size = int(rng.integers(16, 4096))
-        path.write_bytes(other[:size] + original.read_bytes()[size:])
-        first = 0
-    elif kind == "trimmed by stream copy":
-        path = path.with_suffix(".mp4")
-        mp4 = next(p for p in good if p.suffix == ".mp4")
-        first = int(rng.integers(1, 40))
-        return Damaged(copy(mp4, path, first), kind, mp4, first)
-    elif kind == "empty":
-        path.touch()
-    elif kind == "text":
-        path.write_text("no video\n" * int(rng.integers(1, 1000)))
-    elif kind == "wrong ending":
-        path = path.with_suffix("." + CONTAINERS[int(rng.integers(len(CONTAINERS)))])
-        shutil.copy(original, path)
-        first = 0
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "dangling link":
-        path.symlink_to("nowhere")
-    else:
-        shutil.copy(original, path)
-        path.chmod(0)
-        first = 0  # should it be read after all
-    return Damaged(path, kind, original, first)
 
 
 def give_up_privileges() -> None:
@@ -213,16 +86,22 @@ def score(run: Path, folder: Path, more: Sequence[str]) -> tuple[Rows, list[str]
     return pq.read_table(out).to_pylist(), [json.loads(line)["input"] for line in lines]
 
 
-def is_same(damaged: Damaged, row: dict[str, Any]) -> bool:
-    """Whether what was seen of a file is what its original shows there: all positions, or frames looked at."""
-    with Video(str(damaged.path)) as video, Video(str(damaged.original)) as original:
-        num, first = video.probe.num_frames, damaged.first or 0
-        if num != original.probe.num_frames - first:
-            return False
-        positions = spread((0, num), POSITIONS)
+def compare(damaged: Damaged, row: dict[str, Any]) -> Seen:
+    """How what was seen of a file, all positions or frames looked at, differs from what its original shows there."""
+    with Video(str(damaged.path), lenient=True) as video, Video(str(damaged.original)) as original:
+        first = damaged.first or 0
+        positions = spread((0, video.probe.num_frames), POSITIONS)
         seen = positions if row["frames_decoded"] >= len(positions) else np.array(row["frames"], np.int64)
         found = video.frames(seen)
-        return bool((found.frames == original.frames(seen + first).frames).all())
+        whole = original.frames(range(original.probe.num_frames))
+    if found.frames.shape[1:] != whole.frames.shape[1:]:
+        return Seen(False, True)
+    places = np.minimum(seen + first, len(whole.frames) - 1)
+    if video.probe.num_frames == len(whole.frames) - first and (found.frames == whole.frames[places]).all():
+        return Seen(True)
+    # A time is in ticks of the container, which may round it.
+    at_time = np.abs(whole.seconds - whole.seconds[first] - found.seconds[:, None]).argmin(1)
+    return Seen(False, bool((found.frames != whole.frames[at_time]).any()))
 
 
 def differing(rows: Rows, others: Rows, tolerance: float) -> list[str]:
@@ -257,10 +136,12 @@ def main() -> None:
     parser.add_argument("--frames", default="8", help="of each; default 8")
     parser.add_argument("--limit", type=float, default=20.0, help="seconds for each file; default 20")
     parser.add_argument("--seed", type=int, default=0, help="of the damage")
+    parser.add_argument("--lenient", action="store_true", help="score what is there of damaged files")
     add_json(parser)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     more = ["--frames", options.frames, "--seconds-per-file", str(options.limit)]
+    more += ["--lenient"] if options.lenient else []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         good = make_good(place / "good", sorted(options.videos.glob("*.mp4"))[: options.good])
@@ -289,18 +170,21 @@ def main() -> None:
 
 
 def tell(title: str, damaged: Sequence[Damaged], scored: dict[str, Any], file: Path | None) -> list[str]:
-    """Show the table; returns the files whose frames differ from their originals'."""
+    """Show the table; returns the files whose frames differ from their originals' and whose rows do not say so."""
     report = Report(title, file)
     silent: list[str] = []
     for kind in dict.fromkeys(each.kind for each in damaged):
         of_kind = [each for each in damaged if each.kind == kind]
-        let_in = [each for each in of_kind if each.path.name in scored]
-        other = [f"{each.path.name} ({kind})" for each in let_in if not is_same(each, scored[each.path.name])]
+        let_in = {each: scored[each.path.name] for each in of_kind if each.path.name in scored}
+        quiet = {each: compare(each, row) for each, row in let_in.items() if not row["missing"]}
+        other = [each for each, seen in quiet.items() if not seen.is_same]
+        wrong = [each for each in other if quiet[each].has_wrong_picture]
         report.add(
             kind=kind, files=len(of_kind), refused=len(of_kind) - len(let_in), scored=len(let_in),
-            scored_silently=len(other),
+            says_what_is_missing=len(let_in) - len(quiet), same=len(quiet) - len(other),
+            fewer_frames=len(other) - len(wrong), other_pictures=len(wrong),
         )  # fmt: skip
-        silent += other
+        silent += [f"{each.path.name} ({kind})" for each in other]
     report.show()
     return silent
 

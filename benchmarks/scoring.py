@@ -39,7 +39,7 @@ from temporal.data.live import Footage, LiveFrames, Opening
 from temporal.data.manifests import Clip
 from temporal.readers.base import Reads
 from temporal.readers.video import FrameReader
-from temporal.watching import AHEAD, Budget, score_videos
+from temporal.watching import AHEAD, Budget, Reading, score_videos
 
 LIMIT_SECONDS = 60.0
 
@@ -48,7 +48,7 @@ def by_agent(run: runs.Run, videos: list[str], workers: int, budget: Budget) -> 
     """Score as the command line does."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "scores.parquet"
-        score_videos(run, videos, out, budget, workers, LIMIT_SECONDS, lambda *_: None)
+        score_videos(run, videos, out, budget, Reading(workers, LIMIT_SECONDS), lambda *_: None)
         rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
     return rows
 

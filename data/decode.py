@@ -12,8 +12,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -26,11 +26,14 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
 from temporal.data.decord_video import DecordVideo
-from temporal.data.packets import VideoError, open_container, scan, told, video_stream
+from temporal.data.packets import VideoError, scan, told
+from temporal.data.stream import Stream
 
-__all__ = ["Decoded", "Decoder", "Probe", "Video", "VideoError", "spread"]
+__all__ = ["MAX_PIXELS", "Decoded", "Decoder", "Probe", "Video", "VideoError", "spread"]
 
 Decoder = Literal["pyav", "decord"]
+MAX_PIXELS = 100_000_000  # of a frame: three times 8K
+TRIES = 8  # key frames that are looked at in place of a frame that cannot be had
 SEEK_FRAMES = 4  # jumping within a file costs about as much as decoding so many frames
 
 
@@ -61,6 +64,9 @@ class Decoded(NamedTuple):
     probe: Probe
     took_seconds: float = 0.0
     """What opening the file, where it was not open yet, and decoding took, where that was measured."""
+    missing: tuple[str, ...] = ()
+    """What the file promised and did not give, where that is let pass, of the whole and of these frames; what it may
+    lack."""
 
 
 def spread(span: tuple[int, int], num_positions: int) -> Int[np.ndarray, " num"]:
@@ -83,56 +89,69 @@ class Video:
         path: of a local file.
         decoder: decord reads where it can be trusted; pyav reads all else, and is as fast or faster.
         num_threads: of the decoder; 0 lets it choose.
+        max_pixels: of a frame; a file with more is refused before any is decoded.
+        lenient: go on where something is missing or damaged, and say so with the frames.
     """
 
-    def __init__(self, path: str, decoder: Decoder = "pyav", num_threads: int = 1) -> None:
-        self._path, self._num_threads = path, num_threads
-        self._open()
+    def __init__(
+        self,
+        path: str,
+        decoder: Decoder = "pyav",
+        num_threads: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        lenient: bool = False,
+    ) -> None:
+        self._path, self._lenient = path, lenient
+        self._stream = Stream(path, num_threads, max_pixels)
         try:
-            self.timeline = scan(self._path, self._container, self._stream)
+            self.timeline = scan(path, self._stream.container, self._stream.video)
+            if self.timeline.missing and not lenient:
+                raise VideoError(self.timeline.missing[0])
         except (VideoError, av.error.FFmpegError) as error:
             self.close()
             raise VideoError(told(error)) from None
-        except IndexError:
-            self.close()
-            raise VideoError("damaged: streams come up amid the file") from None
+        self._stream.by_dts = self.timeline.by_dts
+        if self.timeline.rolls_in:
+            self._stream.rolls_in = True
+            self._stream.close()
+            self._stream.open()
         self._num_out = len(self.timeline.shown)  # after the pass over the packets, the file is at its end
         # Lists are searched faster than arrays, one number at a time.
         self._shown, self._starts = self.timeline.shown.tolist(), self.timeline.starts.tolist()
         self._reformatter = VideoReformatter()
         self._decord: DecordVideo | None = None
         self._asks_decord = decoder == "decord" and self.timeline.plain
-        self.num_decoded = 0
-        """Frames that came out of the decoder so far."""
-        self.probe = self._probe()
-
-    def _open(self) -> None:
-        self._container = open_container(self._path)
-        try:
-            self._stream = video_stream(self._container)
-        except VideoError:
-            self.close()
-            raise
-        self._context = self._stream.codec_context
-        # Without this, damage is covered up by guesses from the frames around it.
-        self._context.options = {"err_detect": "explode"}
-        self._context.thread_count = self._num_threads
-        self._context.thread_type = "SLICE" if self._num_threads == 1 else "AUTO"
-        self._num_out = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        """Take packets from where the container stands."""
-        self._packets: Iterator[Packet[VideoStream]] = self._container.demux(self._stream)
-        self._decoded: deque[VideoFrame] = deque()
-        self._context.skip_frame = "DEFAULT"
-        self._skips = False
-        self._start = -(1 << 63)  # when the key frame is shown that decoding started from
         self._last: int | None = None  # the frame given last, where decoding can go on from it
+        self._by_decord_num = 0
+        self.probe = self._probe()
+        self._missing = [*self.timeline.missing, *self.timeline.doubts]
+        if self.timeline.ends_open:
+            self._check_end()
+
+    def _check_end(self) -> None:
+        """See whether the frame stored last is whole."""
+        try:
+            self._at(self.timeline.last, None)
+        except VideoError:
+            self._missing.append("cut off amid the last frame")
+            if not self._lenient:
+                self.close()
+                raise VideoError(self._missing[-1]) from None
 
     def _probe(self) -> Probe:
         num, keys = len(self._shown), tuple(self.timeline.key_frames.tolist())
-        return Probe(num, self.timeline.duration, self._stream.width, self._stream.height, keys, (0, num))
+        video = self._stream.video
+        return Probe(num, self.timeline.duration, video.width, video.height, keys, (0, num))
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames that came out of the decoder so far."""
+        return self._stream.num_decoded + self._by_decord_num
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Memory that the decoder may take while the file is open."""
+        return self._stream.estimate_bytes(self.timeline)
 
     def frames(
         self, indices: Sequence[int] | Int[np.ndarray, " num"], size: tuple[int, int] | None = None
@@ -148,18 +167,19 @@ class Video:
         for index in (*wanted[:1], *wanted[-1:]):
             if not 0 <= index < len(self._shown):
                 raise VideoError(f"no frame {index}: there are {len(self._shown)}")
-        before = self.num_decoded
+        before, missing = self.num_decoded, list(self._missing)
         try:
             found = self._by_decord(wanted.tolist(), size)
             if found is None:
-                found = self._by_pyav(wanted.tolist(), size)
+                found = self._by_pyav(wanted.tolist(), size, missing)
         except (VideoError, av.error.FFmpegError) as error:
             self._last = None  # wherever the decoder stands now, nothing goes on from there
             raise VideoError(told(error)) from None
         if len(wanted) < len(asked) or (wanted != asked).any():
             found = found[places]
         seconds = (self.timeline.shown[asked] - self._shown[0]) * self.timeline.tick_seconds
-        return Decoded(found, asked, seconds, self.num_decoded - before, self.probe)
+        num_decoded = self.num_decoded - before
+        return Decoded(found, asked, seconds, num_decoded, self.probe, missing=tuple(missing))
 
     @property
     def decoder(self) -> Decoder:
@@ -178,7 +198,7 @@ class Video:
             self._asks_decord = self._decord.is_trusted and not turned
         found = self._decord.frames(wanted) if self._asks_decord else None
         self._asks_decord = found is not None
-        self.num_decoded += self._num_needed(wanted) if found is not None else 0
+        self._by_decord_num += self._num_needed(wanted) if found is not None else 0
         return found
 
     def _num_needed(self, wanted: list[int]) -> int:
@@ -186,11 +206,33 @@ class Video:
         needed = {i for index in wanted for i in range(self._key_before(index), index + 1)}
         return len(needed)
 
-    def _by_pyav(self, wanted: list[int], size: tuple[int, int] | None) -> UInt8[np.ndarray, "n h w 3"]:
-        give = self._counted if self.timeline.ambiguous else self._at
-        found = [self._rgb(give(i, then), size) for i, then in itertools.zip_longest(wanted, wanted[1:])]
-        height, width = size or (self._stream.height, self._stream.width)
+    def _by_pyav(
+        self, wanted: list[int], size: tuple[int, int] | None, missing: list[str]
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        found = []
+        for index, then in itertools.zip_longest(wanted, wanted[1:]):
+            try:
+                frame = self._give(index, then)
+            except VideoError as error:
+                if not self._lenient:
+                    raise
+                frame, other = self._instead(index, error)
+                missing.append(f"frame {index}, in whose place frame {other} was shown")
+            found.append(self._rgb(frame, size))
+        height, width = size or (self.probe.height, self.probe.width)
         return np.stack(found) if found else np.zeros((0, height, width, 3), np.uint8)
+
+    def _give(self, index: int, then: int | None) -> VideoFrame:
+        return self._counted(index) if self.timeline.ambiguous else self._at(index, then)
+
+    def _instead(self, index: int, error: VideoError) -> tuple[VideoFrame, int]:
+        """The key frame nearest to a frame that cannot be had, and which it is."""
+        keys = (0,) if self.timeline.ambiguous else self.probe.key_frames
+        for other in sorted(keys, key=lambda key: abs(key - index))[:TRIES]:
+            self._last = None
+            with suppress(VideoError):
+                return self._give(other, None), other
+        raise error
 
     def _start_before(self, index: int) -> int:
         """The place among all key frames of the one that decoding a frame starts from."""
@@ -218,92 +260,63 @@ class Video:
         self._jump(0)
         return self._run_to(index, then)
 
+    def _jump(self, place: int) -> None:
+        """Have the packets go on with a key frame."""
+        self._stream.go_to(self._starts[max(place - 1, 0)], self._starts[place])
+
     def _run_to(self, index: int, then: int | None) -> VideoFrame:
         """Decode on to a frame."""
-        pts = self._shown[index]
+        pts, frames = self._shown[index], self._stream.frames
         leaves = then is not None and not self._is_near(then, index)
         drained = False
-        while not self._decoded or _time(self._decoded[0]) < pts:
-            if self._decoded:
-                self._decoded.popleft()
+        while not frames or _time(frames[0]) < pts:
+            if frames:
+                frames.popleft()
                 continue
-            packet = next(self._packets, None)
+            packet = next(self._stream.packets, None)
             if packet is None or drained:
-                raise self._missing(index)
+                raise self._lost(index)
             self._send(packet, pts, index)
             if leaves and packet.pts == pts:
                 # What is shown later but stored before is not waited for.
                 drained = True
                 self._decode(None, index)
-        frame = self._decoded.popleft()
+        frame = frames.popleft()
         if frame.pts != pts:
-            raise self._missing(index)
+            raise self._lost(index)
         self._last = None if drained else index
         return frame
 
-    def _missing(self, index: int) -> VideoError:
+    def _lost(self, index: int) -> VideoError:
         return VideoError(f"frame {index} of {len(self._shown)} cannot be decoded")
 
     def _send(self, packet: Packet[VideoStream], pts: int, index: int) -> None:
         if self.timeline.by_dts:
             packet.pts = packet.dts
-        if packet.pts is not None and packet.pts < self._start:
+        if packet.pts is not None and packet.pts < self._stream.start:
             return  # shown before the key frame and predicted from what was before it
-        skips = packet.pts is not None and packet.pts < pts
-        if skips != self._skips:
-            # Frames shown earlier are needed only if others are predicted from them.
-            self._context.skip_frame = "NONREF" if skips else "DEFAULT"
-            self._skips = skips
+        # Frames shown earlier are needed only if others are predicted from them.
+        self._stream.skip(packet.pts is not None and packet.pts < pts)
         self._decode(packet, index)
 
     def _decode(self, packet: Packet[VideoStream] | None, index: int) -> None:
         """Have the decoder take a packet, or give all that it holds back; index is of the frame it is done for."""
-        try:
-            frames = self._context.decode(packet)
-        except av.error.FFmpegError as error:
-            raise VideoError(f"damaged before or at frame {index}: {told(error)}") from None
-        if any(frame.is_corrupt for frame in frames):
-            raise VideoError(f"damaged before or at frame {index}")
-        self.num_decoded += len(frames)
-        self._decoded.extend(frames)
+        self._stream.decode(packet, f"before or at frame {index}")
 
-    def _jump(self, place: int) -> None:
-        """Have the packets go on with a key frame."""
-        for earlier in (place, max(place - 1, 0)):
-            try:
-                self._container.seek(self._starts[earlier], stream=self._stream)
-            except av.error.FFmpegError:
-                break  # a container without an index
-            self._begin()
-            if self._pass_to(self._starts[place]):
-                return
-        self.close()
-        self._open()
-        if not self._pass_to(self._starts[place]):
-            raise VideoError("changed while it was read")
-
-    def _pass_to(self, start: int) -> bool:
-        """Pass over packets, without decoding, to that key frame; False where they are beyond it."""
-        for packet in self._packets:
-            time = packet.dts if self.timeline.by_dts else packet.pts
-            if packet.is_keyframe and time is not None and time >= start:
-                self._packets = itertools.chain([packet], self._packets)
-                self._start = start
-                return time == start
-        return False
-
-    def _counted(self, index: int, _: int | None) -> VideoFrame:
+    def _counted(self, index: int) -> VideoFrame:
         """A frame by counting all from the first, where times do not tell."""
         if index < self._num_out:
-            self.close()
-            self._open()
+            self._stream.close()
+            self._stream.open()
+            self._num_out = 0
         while True:
-            while not self._decoded:
-                packet = next(self._packets, None)
+            while not self._stream.frames:
+                packet = next(self._stream.packets, None)
                 if packet is None:
-                    raise self._missing(index)
+                    self._num_out = len(self._shown)
+                    raise self._lost(index)
                 self._decode(packet, index)
-            frame = self._decoded.popleft()
+            frame = self._stream.frames.popleft()
             self._num_out += 1
             if self._num_out > index:
                 return frame
@@ -311,7 +324,7 @@ class Video:
     def _rgb(self, frame: VideoFrame, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
         """Convert and stretch in one go, then turn upright."""
         quarters = round(frame.rotation / 90) % 4
-        height, width = size or (self._stream.height, self._stream.width)
+        height, width = size or (self.probe.height, self.probe.width)
         if size and quarters % 2:
             height, width = width, height
         found = self._reformatter.reformat(
@@ -320,8 +333,8 @@ class Video:
         return np.rot90(found, quarters) if quarters else found
 
     def close(self) -> None:
-        """Let the file go; what PyAV leaves to the garbage collector would pile up."""
-        self._container.close()
+        """Let the file go."""
+        self._stream.close()
 
     def __enter__(self) -> Self:
         return self

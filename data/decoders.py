@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pickle
 import queue
@@ -15,33 +16,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import Self
 
-import numpy as np
-from jaxtyping import Int
-
-from temporal.data.decode import Decoded, Decoder, Video, VideoError, spread
+from temporal.data.decode import MAX_PIXELS, Decoded, Decoder, VideoError
+from temporal.data.serving import Request, Settings
 
 __all__ = ["Decoded", "Decoders", "Request", "VideoError"]
 
 # Neither the program's own start-up file nor torch is loaded there, so that a worker is ready in a moment.
-COMMAND = "from temporal.data.decoders import serve; serve()"
-
-
-class Request(NamedTuple):
-    """What is wanted of one file: frames by index, or evenly spread ones, or with neither only what it holds."""
-
-    path: str
-    indices: Int[np.ndarray, " num"] | list[int] | None = None
-    size: tuple[int, int] | None = None
-    """Height and width, to which frames are stretched; None keeps the file's."""
-    num_positions: int = 0
-    """Position i of n in a span of m frames is its frame floor((i + 0.5) * m / n); n is at most m."""
-    start: float | None = None
-    end: float | None = None
-    """Seconds between which positions are spread."""
-    last: bool = False
-    """Nothing more will be asked of the file, which is closed afterwards."""
+COMMAND = "from temporal.data.serving import serve; serve()"
 
 
 class GivenUpError(VideoError):
@@ -57,8 +40,10 @@ class Decoders:
     Args:
         num_workers: processes, each with one thread that decodes.
         limit_seconds: for all that is asked of one file while it stays open; starting a worker counts too.
-        num_open: files that each worker keeps open.
-        decoder: see `Video`.
+        num_open: files that each worker keeps open; fewer of large ones.
+        decoder: see `Video`, also for what follows.
+        max_pixels: of a frame.
+        lenient: go on where something is missing or damaged.
     """
 
     def __init__(
@@ -67,15 +52,16 @@ class Decoders:
         limit_seconds: float = 60.0,
         num_open: int = 16,
         decoder: Decoder = "pyav",
+        max_pixels: int = MAX_PIXELS,
+        lenient: bool = False,
     ) -> None:
         self._num_workers, self._limit_seconds = num_workers or os.cpu_count() or 1, limit_seconds
-        self._num_open, self._decoder = num_open, decoder
+        self._settings = Settings(num_open, decoder, max_pixels, lenient)
         self._begin()
 
     def _begin(self) -> None:
         self._owner = os.getpid()
-        settings = self._limit_seconds, self._num_open, self._decoder
-        self._workers = [_Worker(*settings) for _ in range(self._num_workers)]
+        self._workers = [_Worker(self._limit_seconds, self._settings) for _ in range(self._num_workers)]
         self._homes: OrderedDict[str, _Worker] = OrderedDict()  # the worker that has a file open
         self._answers: dict[int, Future[Decoded]] = {}
         self._tickets = itertools.count()
@@ -87,7 +73,7 @@ class Decoders:
         worker = self._homes.pop(request.path, None) or self._least_busy()
         if not request.last:
             self._homes[request.path] = worker
-        if len(self._homes) > self._num_workers * self._num_open:
+        if len(self._homes) > self._num_workers * self._settings.num_open:
             self._homes.popitem(last=False)
         ticket = next(self._tickets)
         self._answers[ticket] = worker.submit(request)
@@ -142,8 +128,8 @@ class Decoders:
 class _Worker:
     """One process, started when first needed, and the thread that talks with it."""
 
-    def __init__(self, limit_seconds: float, num_open: int, decoder: Decoder) -> None:
-        self._limit_seconds, self._num_open, self._decoder = limit_seconds, num_open, decoder
+    def __init__(self, limit_seconds: float, settings: Settings) -> None:
+        self._limit_seconds, self._settings = limit_seconds, settings
         # What the process has open, least recently used first: seconds spent on it, or why it was given up.
         self._spent: OrderedDict[str, float | str] = OrderedDict()
         self._process: subprocess.Popen[bytes] | None = None
@@ -216,7 +202,7 @@ class _Worker:
 
     def _note(self, path: str, spent: float | str) -> None:
         self._spent[path] = spent
-        if len(self._spent) > self._num_open:
+        if len(self._spent) > self._settings.num_open:
             self._spent.popitem(last=False)
 
     def _ask(self, request: Request, seconds: float) -> Decoded | VideoError:
@@ -255,11 +241,12 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(self._num_open), self._decoder],
+            [sys.executable, "-c", COMMAND, json.dumps(self._settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders print what they think of a file
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            # Each arena of the C library would take 64 MB of the address space, which is limited.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_ARENA_MAX": "2"},
             start_new_session=True,  # ctrl-c is for the program, which then closes this
         )
 
@@ -276,50 +263,3 @@ class _Worker:
             if pipe is not None:
                 with suppress(OSError):  # what was not sent yet
                     pipe.close()
-
-
-def serve() -> None:
-    """Answer requests that come in on standard input, in a process of its own, until it ends."""
-    num_open, decoder = int(sys.argv[1]), cast(Decoder, sys.argv[2])
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints gets among the answers
-    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    videos: OrderedDict[str, Video] = OrderedDict()
-    while True:
-        request = requests.get()
-        pickle.dump(_respond(videos, request, decoder), answers, protocol=5)
-        answers.flush()
-        if request.last and request.path in videos:
-            videos.pop(request.path).close()
-        while len(videos) > num_open:
-            videos.popitem(last=False)[1].close()
-
-
-def _listen(requests: queue.SimpleQueue[Request]) -> None:
-    """Pass requests on; end the process, even amid decoding, when who sends them has ended."""
-    try:
-        while True:
-            requests.put(pickle.load(sys.stdin.buffer))
-    finally:
-        os._exit(0)
-
-
-def _respond(videos: OrderedDict[str, Video], request: Request, decoder: Decoder) -> Decoded | VideoError:
-    video, started = videos.pop(request.path, None), time.perf_counter()
-    try:
-        video = video or Video(request.path, decoder)
-        answer = _decode(video, request)._replace(took_seconds=time.perf_counter() - started)
-    except Exception as error:
-        if video is not None:
-            video.close()
-        return error if isinstance(error, VideoError) else VideoError(f"{type(error).__name__}: {error}")
-    videos[request.path] = video
-    return answer
-
-
-def _decode(video: Video, request: Request) -> Decoded:
-    span = video.timeline.span(request.start, request.end)
-    wanted = spread(span, request.num_positions) if request.indices is None else request.indices
-    found = video.frames(wanted, request.size)
-    return found._replace(probe=found.probe._replace(span=span))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from temporal.data.base import preparing
 from temporal.data.clips import VideoSequences
+from temporal.data.decode import MAX_PIXELS
 from temporal.data.decoders import Decoders, Request, VideoError
 from temporal.data.pool import Pool, digest
 from temporal.data.text import cache_folder
@@ -45,13 +46,14 @@ class CachedFrames:
     Args:
         clips: all clips of a source.
         reader: whose views and preview are looked up.
+        max_pixels: of a frame of a file.
 
     Raises:
         UserError: a video that cannot be decoded; a cache folder that cannot be written.
     """
 
-    def __init__(self, clips: VideoSequences, reader: FrameReader) -> None:
-        self._clips, self._side = clips, reader.frame_size
+    def __init__(self, clips: VideoSequences, reader: FrameReader, max_pixels: int = MAX_PIXELS) -> None:
+        self._clips, self._side, self._max_pixels = clips, reader.frame_size, max_pixels
         self._decoders: Decoders | None = None  # until pixels are asked for
         kinds = _kinds(reader)
         keys = _keys(clips, kinds)
@@ -61,7 +63,9 @@ class CachedFrames:
                 for kind in kinds.values():
                     locks.enter_context(kind.pool.lock)
                     kind.pool.refresh()  # another process may have been at it
-                _fill(clips, kinds, keys, missing, self._side, next(reader.parameters()).device)
+                device = next(reader.parameters()).device
+                with Decoders(max_pixels=max_pixels) as decoders:
+                    _fill(decoders, clips, kinds, keys, missing, self._side, device)
         self._rows = {name: kind.pool.rows() for name, kind in kinds.items()}
         self._starts = {
             name: np.array([span[0] for key in keys if (span := kind.pool.span(key))], dtype=np.int64)
@@ -88,7 +92,7 @@ class CachedFrames:
         """Frames at the base size, decoded anew: they would fill the disk."""
         clips, positions = (part.numpy() for part in self._clips.locate(ids))
         found = torch.empty(len(ids), 3, self._side, self._side, dtype=torch.uint8)
-        self._decoders = self._decoders or Decoders()
+        self._decoders = self._decoders or Decoders(max_pixels=self._max_pixels)
         tickets = {}
         for clip in np.unique(clips).tolist():
             here = (clips == clip).nonzero()[0]
@@ -140,15 +144,14 @@ def _keys(clips: VideoSequences, kinds: dict[str, _Kind]) -> list[str]:
 
 @torch.no_grad()
 def _fill(
-    clips: VideoSequences, kinds: dict[str, _Kind], keys: list[str], missing: list[int], side: int,
+    decoders: Decoders, clips: VideoSequences, kinds: dict[str, _Kind], keys: list[str], missing: list[int], side: int,
     device: torch.device,
 ) -> None:  # fmt: skip
-    with Decoders() as decoders:
-        for done, (index, pixels) in enumerate(_decode_all(decoders, clips, missing, side), start=1):
-            for kind in kinds.values():
-                if kind.pool.span(keys[index]) is None:
-                    kind.pool.add(keys[index], kind.make(pixels.to(device)).cpu().numpy())
-            preparing.get()("frames of videos", done, len(missing))
+    for done, (index, pixels) in enumerate(_decode_all(decoders, clips, missing, side), start=1):
+        for kind in kinds.values():
+            if kind.pool.span(keys[index]) is None:
+                kind.pool.add(keys[index], kind.make(pixels.to(device)).cpu().numpy())
+        preparing.get()("frames of videos", done, len(missing))
 
 
 def _decode_all(

@@ -6,6 +6,8 @@ import os
 import zlib
 from typing import BinaryIO
 
+from temporal.data.transport import check_transport
+
 # Matroska and WebM (RFC 9559): what may stand in the file, in its segment, and in a cluster of frames.
 EBML, SEGMENT, CLUSTER, VOID, CRC = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC, 0xBF
 SEEK_HEAD, INFO, TRACKS, CUES = 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B
@@ -18,16 +20,21 @@ PARTS: dict[int | None, set[int]] = {
 }
 
 
-def find_damage(path: str, container: str) -> str | None:
+def find_damage(path: str, container: str, stream: int) -> str | None:
     """What is wrong with a file, as far as its container's structure tells; None where nothing is known to be.
 
     Args:
         path: of the file.
         container: FFmpeg's name of its format.
+        stream: the number that the video goes by in a transport stream.
     """
     with open(path, "rb") as file:
         if container == "avi":
             return _check_riff(file)
+        if container == "mpegts":
+            return check_transport(file, stream)
+        if "mov" in container.split(","):
+            return _check_boxes(file)
         if "matroska" in container.split(","):
             return _check_matroska(file)
     return None
@@ -38,6 +45,23 @@ def _check_riff(file: BinaryIO) -> str | None:
     end = 8 + int.from_bytes(file.read(8)[4:], "little")
     size = _size(file)
     return f"cut off: {size} of {end} bytes are there" if size < end else None
+
+
+def _check_boxes(file: BinaryIO) -> str | None:
+    """The parts of an mp4 file follow each other (ISO 14496-12, 4.2); its list of frames says what of them matters."""
+    place, size, name = 0, _size(file), b""
+    while place + 8 <= size:
+        file.seek(place)
+        length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if length < 8:
+            return None  # to the end
+        if name == b"moof" and place + length > size:
+            return f"cut off: {size} of {place + length} bytes are there"
+        place += length
+    # What is cut out of the last fragment is on no list that is read: the list comes before what it lists.
+    return f"cut off: {size} of {place} bytes are there" if place > size and name == b"mdat" else None
 
 
 def _check_matroska(

@@ -41,11 +41,14 @@ class Footage:
         self.clip, self.span = clip, Span(*opened.probe.span)
         self.indices = spread(self.span, num_positions)
         self.requests: list[Spent] = []
+        self.missing: dict[str, None] = {}
+        """What the file promised and did not give, each once, as found so far."""
         self._frames: dict[int, tuple[UInt8[Tensor, "height width 3"], float, int]] = {}
         self.add(range(len(opened.indices)), opened)
 
     def add(self, positions: Iterable[int], decoded: Decoded) -> None:
         """Keep the frames of one request."""
+        self.missing |= dict.fromkeys(decoded.missing)
         frames = torch.from_numpy(decoded.frames)
         for position, frame, seconds in zip(positions, frames, decoded.seconds.tolist(), strict=True):
             self._frames[position] = frame, seconds, len(self.requests)

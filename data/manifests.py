@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -18,6 +20,7 @@ from temporal.data.tables import ALIASES
 from temporal.errors import UserError, bad, reason
 
 ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+MOST_BYTES = 1 << 28  # of a list: several times the longest of the known data sets
 LISTS = (".csv", ".jsonl", ".txt")
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": ALIASES["train"],
@@ -115,7 +118,7 @@ def read_list(file: Path, columns: Columns, root: Path, labelled: bool = True) -
     who = "data" if labelled else "score"
     try:
         # other bytes than UTF-8 are kept as paths keep them
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = _read_whole(file).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise bad(who, "path", str(file), f"a file that can be read ({reason(error)})") from None
     where, lines = f"{who}: {file}", text.split("\n")
@@ -129,6 +132,18 @@ def read_list(file: Path, columns: Columns, root: Path, labelled: bool = True) -
     if not rows:
         raise UserError(f"{where}, got no row; expected one or more videos")
     return [_locate(row, root) for row in rows]
+
+
+def _read_whole(file: Path) -> bytes:
+    """What is in a list; raises OSError. A pipe may wait for ever, a device never end."""
+    found = file.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("not a file")
+    if found.st_size > MOST_BYTES:
+        raise OSError(f"more than {MOST_BYTES >> 20} MB")
+    return file.read_bytes()
 
 
 def _locate(row: Row, root: Path) -> Row:
@@ -157,7 +172,8 @@ def _lines(lines: list[str], where: str, classes: dict[str, str]) -> list[Row]:
 def _numbered_classes(file: Path) -> dict[str, str]:
     """Names of numbered classes, from lines such as "1 ApplyEyeMakeup"."""
     try:
-        pairs = [line.split(maxsplit=1) for line in file.read_text("utf-8-sig", "replace").splitlines()]
+        text = _read_whole(file).decode("utf-8-sig", "replace")
+        pairs = [line.split(maxsplit=1) for line in text.splitlines()]
     except OSError:
         return {}
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Int
 
+from temporal.data.counters import MOST_REFERENCES, REFERENCES, H264Counter, counter_of
 from temporal.data.integrity import find_damage
+from temporal.data.promises import Stamp, find_doubts, find_missing, is_counted
+from temporal.data.transport import ends_open
+from temporal.errors import reason
 
 # Names of FFmpeg's demuxers. Not among them: play lists, which open other files, text
 # shown as pictures, and bare streams, which hold no times.
 CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegts,asf,ogg,rm,mxf,nut,wtv"
-# A duration in a header is often rounded, and sound ends a little before or after; a file cut short misses more.
-MISSING_SECONDS, MISSING_SHARE = 0.5, 0.02
+# Of FFmpeg: check sums and sizes are compared, and what does not fit is an error.
+STRICT = "crccheck+bitstream+buffer+explode"
 
 
 class VideoError(Exception):
@@ -39,6 +48,18 @@ class Timeline(NamedTuple):
     """Times are missing or not unique: a frame is known only by counting from the first."""
     plain: bool
     """All frames are shown, and none stored after a key frame is shown before it: decord needs it so."""
+    missing: tuple[str, ...] = ()
+    """What was promised and did not come."""
+    doubts: tuple[str, ...] = ()
+    """What may be missing, or may never have been there."""
+    ends_open: bool = False
+    """The frame stored last may be cut off; only decoding it tells."""
+    last: int = 0
+    """Which frame is stored last."""
+    rolls_in: bool = False
+    """Decoding can only start at pictures after which others still ask for what was before them."""
+    num_references: int = 1
+    """Frames that others may be predicted from, at most."""
 
     @property
     def key_frames(self) -> Int[np.ndarray, " keys"]:
@@ -68,16 +89,27 @@ class Timeline(NamedTuple):
         return first, max(int(np.searchsorted(self.shown, ticks)), first + 1)
 
 
-def open_container(path: str) -> InputContainer:
-    """Open a local file; raises VideoError. What a file says never makes it open another file or an address."""
+def open_container(path: str, max_pixels: int) -> InputContainer:
+    """Open a local file; raises VideoError. What a file says never makes it open another file or an address.
+
+    Args:
+        path: of the file.
+        max_pixels: of a frame that is decoded to see what is in it.
+    """
     if "\0" in path:
         raise VideoError("not a path")  # what comes before the zero would be opened
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "err_detect": STRICT}
     try:
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind):  # a pipe may wait for ever, a device never end
+            raise VideoError("is a directory" if stat.S_ISDIR(kind) else "not a file")
         return av.open(
-            f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
-            metadata_errors="replace",
+            f"file:{path}", options=options | {"max_pixels": str(max_pixels)}, metadata_errors="replace"
         )
+    except OSError as error:
+        if not isinstance(error, av.error.FFmpegError):
+            raise VideoError(lowered(reason(error))) from None
+        raise VideoError(told(error)) from None
     except av.error.FFmpegError as error:
         raise VideoError(told(error)) from None
 
@@ -86,88 +118,108 @@ def told(error: VideoError | av.error.FFmpegError) -> str:
     """The reason, beginning in lower case where FFmpeg gives it."""
     if isinstance(error, VideoError):
         return str(error)
-    text = error.strerror or "cannot be read"
-    return text[0].lower() + text[1:]
+    return lowered(error.strerror or "cannot be read")
+
+
+def lowered(text: str) -> str:
+    """The same, beginning in lower case."""
+    return text[:1].lower() + text[1:]
+
+
+@contextmanager
+def said() -> Iterator[list[tuple[str, str]]]:
+    """Collect what FFmpeg says is wrong, in this thread: who says it, and what."""
+    level, found = av.logging.get_level(), []
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as logs:
+            yield found
+            found += [(name, text.strip()) for _, name, text in logs]
+    finally:
+        av.logging.set_level(level)
 
 
 def video_stream(container: InputContainer) -> VideoStream:
     """The first stream that moves: the picture on a record's cover does not count."""
     for stream in container.streams.video:
         if not stream.disposition & stream.disposition.attached_pic:
+            if stream.codec_context is None:
+                raise VideoError("no decoder for its format")
             return stream
     raise VideoError("no video in it")
 
 
 def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
-    """Pass over all packets once. Raises VideoError where the file ends too early or a packet is damaged."""
-    # Frames promised by number need no other stream to be compared with; a duration is that of the longest.
-    counted = "mov" in container.format.name.split(",")
-    wanted = [s for s in container.streams if s.type in ("video", "audio")]
-    if (found := find_damage(path, container.format.name)) is not None:
-        raise VideoError(found)
-    packets = [
-        (p.stream_index, p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt)
-        for p in container.demux(stream if counted else wanted)
-        if p.size or p.dts is not None  # the end of a stream is a packet too
-    ]
-    video = [packet for packet in packets if packet[0] == stream.index]
+    """Pass over all packets once. Raises VideoError where there is nothing to be decoded."""
+    missing = [found] if (found := find_damage(path, container.format.name, stream.id)) is not None else []
+    counter = counter_of(stream)
+    with said() as logs:
+        stamps = list(_read(container, stream, counter, missing))
+    # What a decoder says is not asked here: packets are not decoded, but for their heads.
+    missing += [f"damaged: {lowered(text)}" for name, text in logs if name == container.format.name][:1]
+    video = [stamp for stamp in stamps if stamp.stream == stream.index]
     if not video:
-        raise VideoError("no frames")
-    _, pts, dts, durations, keys, hidden, corrupt = zip(*video, strict=True)
-    if any(corrupt):
-        raise VideoError(f"damaged or cut off at frame {corrupt.index(True)}")
-    if counted:
-        _check_count(len(video), stream.frames)
-    else:
-        _check_duration(
-            container, [(packet[0], max(packet[1] or 0, packet[2] or 0) + packet[3]) for packet in packets]
-        )
-    clock = float(stream.time_base or 1), durations[-1] or 1
+        raise VideoError(missing[0] if missing else "no frames")
+    missing += find_missing(container, stream, stamps, video)
+    missing += [found] if counter is not None and (found := counter.find_missing()) is not None else []
+    clock = float(stream.time_base or 1), video[-1].duration or 1
     # An avi file holds no times of showing; what is given out as such is wrong where frames are reordered.
     unsure = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
-    return _timeline(pts, dts, np.array(keys), np.array(hidden), clock, unsure)
+    timeline = _timeline(video, clock, unsure)
+    doubt = None if timeline.ambiguous else find_doubts(timeline.shown, timeline.tick_seconds)
+    last = int(np.searchsorted(timeline.shown, video[-1].pts or 0))
+    return timeline._replace(
+        missing=tuple(missing),
+        doubts=() if doubt is None else (doubt,),
+        ends_open=container.format.name == "mpegts" and ends_open(path, stream.id),
+        last=min(last, len(timeline.shown) - 1),
+        rolls_in=counter is not None and counter.rolls_in,
+        num_references=REFERENCES.get(stream.codec_context.name, MOST_REFERENCES)
+        if counter is None
+        else counter.num_references,
+    )
 
 
-def _check_count(num: int, promised: int) -> None:
-    if num < promised:
-        raise VideoError(f"cut off: {num} of {promised} frames are there")
+def _read(
+    container: InputContainer, stream: VideoStream, counter: H264Counter | None, missing: list[str]
+) -> Iterator[Stamp]:
+    """All packets that matter; what keeps from reading on is added to what is missing."""
+    wanted = [s for s in container.streams if s.type in ("video", "audio")]
+    try:
+        for packet in container.demux(stream if is_counted(container) else wanted):
+            if not packet.size and packet.dts is None:
+                continue  # the end of a stream is a packet too
+            if counter is not None and packet.stream_index == stream.index:
+                counter.add(packet)
+            yield Stamp(
+                packet.stream_index, packet.pts, packet.dts, packet.duration or 0,
+                packet.is_keyframe, packet.is_discard, packet.is_corrupt,
+            )  # fmt: skip
+    except av.error.FFmpegError as error:
+        missing.append(told(error))
+    except IndexError:
+        missing.append("damaged: streams come up amid the file")
 
 
-def _check_duration(container: InputContainer, ends: list[tuple[int, int]]) -> None:
-    """Compare the latest end of a packet, given with its stream, with what the header says."""
-    if container.duration is None:
-        return
-    latest = dict(sorted(ends))
-    bases = {s.index: s.time_base for s in container.streams}
-    last = max(float(end * (bases[stream] or 0)) for stream, end in latest.items())
-    promised = ((container.start_time or 0) + container.duration) / av.time_base
-    if promised - last > max(MISSING_SECONDS, MISSING_SHARE * promised):
-        raise VideoError(f"cut off: ends at {last:.1f} of {promised:.1f} s")
-
-
-def _timeline(
-    pts: tuple[int | None, ...],
-    dts: tuple[int | None, ...],
-    keys: Bool[np.ndarray, " packets"],
-    hidden: Bool[np.ndarray, " packets"],
-    clock: tuple[float, int],
-    unsure: bool,
-) -> Timeline:
+def _timeline(video: list[Stamp], clock: tuple[float, int], unsure: bool) -> Timeline:
     tick_seconds, duration = clock
-    by_dts = all(time is None for time in pts)
-    times = [time for time in (dts if by_dts else pts) if time is not None]
-    if len(times) < len(pts):
+    by_dts = all(stamp.pts is None for stamp in video)
+    times = [time for stamp in video if (time := stamp.dts if by_dts else stamp.pts) is not None]
+    if len(times) < len(video):
         # Nothing says when: frames are taken as evenly spaced.
-        shown = np.arange(len(pts), dtype=np.int64) * duration
+        shown = np.arange(len(video), dtype=np.int64) * duration
         return Timeline(tick_seconds, shown, shown[:1], int(shown[-1]) + duration, by_dts, True, False)
-    ticks = np.array(times, dtype=np.int64)
-    starts, shown = np.sort(ticks[keys]), np.sort(ticks[~hidden])
-    shown = (
-        shown[shown >= starts[0]] if len(starts) else shown[:0]
-    )  # nothing can be decoded before a key frame
+    ticks, keys = np.array(times, dtype=np.int64), np.array([stamp.is_key for stamp in video])
+    starts, shown = np.sort(ticks[keys]), np.sort(ticks[~np.array([stamp.is_hidden for stamp in video])])
+    shown = shown[shown >= _first_decoded(ticks, keys)] if len(starts) else shown[:0]
     if not len(shown):
         raise VideoError("no frames")
     ambiguous = bool((np.diff(shown) == 0).any()) or unsure
     latest_key = np.maximum.accumulate(np.where(keys, ticks, starts[0]))
     plain = len(shown) == len(ticks) and not ambiguous and not (ticks < latest_key).any()
     return Timeline(tick_seconds, shown, starts, int(shown[-1]) + duration, by_dts, ambiguous, bool(plain))
+
+
+def _first_decoded(ticks: Int[np.ndarray, " packets"], keys: Bool[np.ndarray, " packets"]) -> int:
+    """When the key frame stored first is shown: nothing can be decoded before, and what leads it hangs on what was."""
+    return int(ticks[keys.argmax()])

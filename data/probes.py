@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from temporal.data.decode import Probe
+from temporal.data.decode import MAX_PIXELS, Probe
 from temporal.data.decoders import Decoders, Request, VideoError
 from temporal.data.manifests import Clip
 from temporal.errors import bad, reason
@@ -64,9 +64,9 @@ def measure(
     return {clip: extent for clip, extent in found.items() if extent is not None}
 
 
-def probe_all(clips: Sequence[Clip]) -> Iterator[Probe | VideoError]:
+def probe_all(clips: Sequence[Clip], max_pixels: int = MAX_PIXELS) -> Iterator[Probe | VideoError]:
     """Open the files of clips in worker processes, each with a time limit."""
-    with Decoders() as decoders:
+    with Decoders(max_pixels=max_pixels) as decoders:
         for answer in decoders.map(Request(clip.path, start=clip.start, end=clip.end) for clip in clips):
             yield answer if isinstance(answer, VideoError) else answer.probe
 

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from temporal.data.base import SPLITS, Source, Split, preparing
 from temporal.data.clips import Span, VideoSequences
-from temporal.data.decode import spread
+from temporal.data.decode import MAX_PIXELS, spread
 from temporal.data.layouts import find_rows
 from temporal.data.manifests import Clip, Columns, Row, split_of, to_clip
 from temporal.data.probes import Extent, measure, probe_all
 from temporal.data.tables import SHARES
 from temporal.data.text import cache_folder
 from temporal.errors import UserError, bad
-from temporal.ranges import Inner, Seed, Text, Tokens
+from temporal.ranges import Count, Inner, Seed, Text, Tokens
 from temporal.readers.base import Reader, Task
 
 T = TypeVar("T")
@@ -69,6 +69,7 @@ class VideoSource(Source):
         validation_share: part of train set aside where there is no validation split, above 0 and below 1.
         test_share: likewise for a missing test split.
         skip_bad: leave out what cannot be used instead of stopping at the first.
+        max_pixels: of a frame; a video with more cannot be used.
         seed: of the set-aside.
     """
 
@@ -86,16 +87,18 @@ class VideoSource(Source):
         validation_share: Inner = SHARES["validation"],
         test_share: Inner = SHARES["test"],
         skip_bad: bool = False,
+        max_pixels: Count = MAX_PIXELS,
         seed: Seed = 0,
     ) -> None:
         self._name = Path(path).resolve().stem
         self._num_frames, self._skip_bad, self.num_skipped = num_frames, skip_bad, 0
+        self._max_pixels = max_pixels
         columns = Columns(path_column, label_column, start_column, end_column, truth_column, split_column)
         entries = self._keep(_entry, find_rows(path, columns, root))
         shares = {"validation": validation_share, "test": test_share}
         entries = _in_order(entries, shares, seed)
         clips, progress = (entry.clip for entry in entries), partial(preparing.get(), "lengths of videos")
-        extents = measure(clips, self._index(path), probe_all, progress)
+        extents = measure(clips, self._index(path), partial(probe_all, max_pixels=max_pixels), progress)
         self._whole, counts, classes = self._assemble(entries, extents)
         stops = np.cumsum(counts).tolist()
         self._ranges = dict(zip(SPLITS, zip([0, *stops], stops, strict=False), strict=True))
@@ -137,7 +140,7 @@ class VideoSource(Source):
 
         if not isinstance(reader, FrameReader):
             raise bad("data", "reader of videos", type(reader).__name__, "one that reads frames")
-        reader.frames = CachedFrames(self._whole, reader)
+        reader.frames = CachedFrames(self._whole, reader, self._max_pixels)
 
     def _index(self, path: str) -> Path:
         key = sha256(os.path.realpath(os.path.expanduser(path)).encode(errors="surrogateescape")).hexdigest()[

@@ -129,6 +129,17 @@ def make_parser() -> argparse.ArgumentParser:
         type=option(Wait),
         help="that decoding a video may take, or it is given up; 60 when left out",
     )
+    score.add_argument(
+        "--max-pixels",
+        type=option(Count),
+        help="of a video's frame; 100,000,000 when left out, three times 8K",
+    )
+    score.add_argument(
+        "--lenient",
+        action="store_true",
+        default=None,
+        help="score what is there of a damaged video; the column `missing` says what is not",
+    )
     score.add_argument("--trust", action="store_true", help=TRUST)
 
     cost = commands.add_parser("cost", help="the price list of a configuration, before any training")

@@ -20,6 +20,7 @@ from temporal.agents.train import train
 from temporal.bounded import MIB, read_text
 from temporal.cost import SIFT_FLOPS
 from temporal.data.base import preparing
+from temporal.data.decode import MAX_PIXELS
 from temporal.display import bar, results, tell, training_bar
 from temporal.errors import UserError, bad, plain
 from temporal.experiment import (
@@ -37,7 +38,7 @@ from temporal.pooling import check_pool
 from temporal.readers.video import FrameReader
 from temporal.report import draw, draw_strips, evaluate_run, report
 from temporal.scoring import score_inputs
-from temporal.watching import Budget, score_videos
+from temporal.watching import Budget, Reading, score_videos
 
 MOST_METRICS_BYTES = 256 * MIB
 SECONDS_PER_FILE = 60.0  # that a video may take to decode
@@ -193,7 +194,7 @@ def run_score(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _score_texts(run: runs.Run, options: argparse.Namespace) -> None:
-    for option in ("frames", "workers", "seconds_per_file"):
+    for option in ("frames", "workers", "seconds_per_file", "max_pixels", "lenient"):
         _refuse(options, option, "no such option, for the run reads texts")
     with bar("scoring", "texts") as progress:
         summary = score_inputs(
@@ -210,8 +211,9 @@ def _score_videos(run: runs.Run, options: argparse.Namespace) -> None:
     seconds = SECONDS_PER_FILE if options.seconds_per_file is None else options.seconds_per_file
     price = run.prices[0] if options.price is None else options.price
     budget = Budget(options.frames, options.flops, price)
+    reading = Reading(workers, seconds, options.max_pixels or MAX_PIXELS, bool(options.lenient))
     with bar("scoring", "videos") as progress:
-        summary = score_videos(run, options.inputs, Path(options.out), budget, workers, seconds, progress)
+        summary = score_videos(run, options.inputs, Path(options.out), budget, reading, progress)
     tell(summary)
 
 

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("flops", pa.float64()),
         ("seconds", pa.float64()),  # of work: decoding, and a share of the batch's time by FLOPs
         ("stopped", pa.string()),  # by the agent, at the end, or out of budget
+        ("missing", pa.string()),  # what the file promised and did not give, where let pass; what it may lack
     ]
 )
 
@@ -198,5 +199,9 @@ def errors_file(out: Path) -> Path:
 def check_out(out: Path) -> None:
     """Raise UserError for an output that is no parquet file, or that would be put in place of something else."""
     taken = next((path for path in (out, errors_file(out)) if path.exists() and not path.is_file()), None)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:  # as arrow takes no other names
+        raise bad("score", "--out", str(out), "a name in UTF-8") from None
     if out.suffix != ".parquet" or taken is not None:
         raise bad("score", "--out", str(taken or out), "a file ending in .parquet")

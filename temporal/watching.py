@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from temporal.agents.rollout import SpanRecorder
+from temporal.data.decode import MAX_PIXELS
 from temporal.data.decoders import Decoders, VideoError
 from temporal.data.live import DamagedError, Footage, LiveFrames, Opening
 from temporal.data.manifests import Clip, find_clips
@@ -28,7 +29,7 @@ from temporal.runs import Run
 
 BATCH = 16  # videos read side by side; more are no faster on a CPU, and take memory
 AHEAD = 16  # files that are opened before their turn
-FORMAT = 1
+FORMAT = 2
 
 
 class Budget(NamedTuple):
@@ -37,6 +38,18 @@ class Budget(NamedTuple):
     frames: int | None
     flops: float | None
     price: float
+
+
+class Reading(NamedTuple):
+    """How files are read: in how many processes, and what is let pass."""
+
+    workers: int
+    seconds_per_file: float
+    """That the decoder may take for one file, from opening it until it is done with."""
+    max_pixels: int = MAX_PIXELS
+    """Of a frame; a file with more is listed as one that could not be scored."""
+    lenient: bool = False
+    """Score what is there of a damaged file, and say in its row what is missing."""
 
 
 class Looks(SpanRecorder):
@@ -59,8 +72,7 @@ def score_videos(
     inputs: Sequence[str],
     out: Path,
     budget: Budget,
-    num_workers: int,
-    seconds_per_file: float,
+    reading: Reading,
     progress: Advance,
 ) -> str:
     """Score every video of some inputs; results are kept batch by batch, in the order of the inputs.
@@ -74,8 +86,7 @@ def score_videos(
         out: parquet, its columns as in `temporal.parts.SCHEMA`; what could not be scored goes to
             `<out without ending>.errors.jsonl`.
         budget: never exceeded.
-        num_workers: processes that decode.
-        seconds_per_file: that the decoder may take for one file, from opening it until it is done with.
+        reading: how files are read.
         progress: takes what is done, of how many videos.
 
     Returns:
@@ -90,10 +101,13 @@ def score_videos(
     check_out(out)
     clips = find_clips(list(inputs))
     try:
-        with Parts(out, _fingerprint(run, clips, budget)) as parts:
+        with Parts(out, _fingerprint(run, clips, budget, reading)) as parts:
             progress("", parts.done, len(clips))
             # Files stay open while their batch is read.
-            with Decoders(num_workers, seconds_per_file, BATCH + AHEAD) as decoders:
+            with Decoders(
+                reading.workers, reading.seconds_per_file, BATCH + AHEAD,
+                max_pixels=reading.max_pixels, lenient=reading.lenient,
+            ) as decoders:  # fmt: skip
                 for part in _score_all(run, clips, parts.done, decoders, budget):
                     parts.add(part)
                     progress("", parts.done, len(clips))
@@ -115,10 +129,11 @@ def _check_budget(run: Run, budget: Budget) -> None:
             raise bad("score", "--flops", budget.flops, f"{least} or more, the cost of {what}")
 
 
-def _fingerprint(run: Run, clips: list[Clip], budget: Budget) -> str:
+def _fingerprint(run: Run, clips: list[Clip], budget: Budget, reading: Reading) -> str:
     """Of all that decides about the rows: what was kept of a run with another is of no use."""
     weights = sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()
-    settings = [FORMAT, BATCH, weights, run.config, [list(clip) for clip in clips], list(budget)]
+    let_pass = [reading.max_pixels, reading.lenient]
+    settings = [FORMAT, BATCH, weights, run.config, [list(clip) for clip in clips], list(budget), let_pass]
     return sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
 
 
@@ -215,6 +230,7 @@ def _columns(
         "flops": flops,
         "seconds": [s.seconds + each * f for s, f in zip(spent, flops, strict=True)],
         "stopped": _reasons(run, frames.clips.lengths, outcome, looks, budget),
+        "missing": ["; ".join(footage.missing) or None for footage in batch],
     }
 
 

@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BITS = 10
+# A worker that waits for ever where a file is named so, in place of `temporal.data.decoders.COMMAND`.
+HANGING = """
+import time
+from temporal.data import serving
+opened = serving.Video
+serving.Video = lambda path, *a, **k: time.sleep(3600) if "hangs" in path else opened(path, *a, **k)
+serving.serve()
+"""
 
 
 def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -47,6 +55,8 @@ def make_clip(
     pix_fmt: str = "yuv420p",
     rotation: int = 0,
     times: list[int] | None = None,
+    offset: int = 0,
+    sound: float = 0,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
@@ -62,6 +72,8 @@ def make_clip(
         pix_fmt: FFmpeg's name.
         rotation: degrees against the clock by which players turn it.
         times: when each frame is shown, in ticks of 1 / fps; else 0, 1, 2 and on.
+        offset: added to all times, in ticks of 1 / fps.
+        sound: seconds of silence that come with it.
         options: of the codec, beyond fast settings.
         container_options: of the container.
     """
@@ -80,29 +92,42 @@ def make_clip(
         stream.options = {**(fast if codec == "libx264" else {"g": str(gop)}), **(options or {})}
         if rotation:
             stream.set_display_rotation(rotation)
+        if sound:
+            _add_silence(container, sound)
         for index in range(num):
             frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
-            frame.pts, frame.time_base = (times[index] if times else index), Fraction(1, fps)
+            frame.pts, frame.time_base = offset + (times[index] if times else index), Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
-def trim(source: Path, target: Path, start: int) -> Path:
+def _add_silence(container: av.container.OutputContainer, seconds: float) -> None:
+    stream = container.add_stream("aac", rate=16000)
+    frame = av.AudioFrame.from_ndarray(
+        np.zeros((1, int(16000 * seconds)), np.float32), format="fltp", layout="mono"
+    )
+    frame.sample_rate, frame.pts = 16000, 0
+    container.mux([*stream.encode(frame), *stream.encode()])
+
+
+def trim(source: Path, target: Path, start: int, whole: bool = False) -> Path:
     """Cut by stream copy, as `ffmpeg -ss ... -c copy` does: packets from the key frame on, an edit list hides some.
 
     Args:
         source: a clip of `make_clip`.
         target: an mp4 file; its frame 0 is frame `start` of the source.
         start: the first frame to be shown.
+        whole: copy all packets, so that the edit list hides groups of pictures that nothing shown depends on.
     """
     with av.open(str(source)) as read, av.open(str(target), "w") as write:
         video = read.streams.video[0]
-        copy = write.add_stream_from_template(video)
+        copy = write.add_stream_from_template(video, opaque=True)
         assert video.average_rate is not None
         assert video.time_base is not None
         begin = round(start / video.average_rate / video.time_base)
-        read.seek(begin, stream=video)
+        if not whole:
+            read.seek(begin, stream=video)
         for packet in read.demux(video):
             if packet.dts is None or packet.pts is None:
                 continue
@@ -115,11 +140,7 @@ def trim(source: Path, target: Path, start: int) -> Path:
 def make_sound(path: Path) -> Path:
     """A file with sound only."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        _add_silence(container, 1)
     return path
 
 
@@ -129,6 +150,23 @@ def damage(path: Path, num: int, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     for place in rng.integers(len(data) // 4, len(data) * 3 // 4, num):
         data[place] ^= 0x55
+    path.write_bytes(data)
+    return path
+
+
+def spoil(path: Path, *which: int) -> Path:
+    """Change bytes amid frames of an mp4 file, in place: all that the container and the heads say still holds.
+
+    Args:
+        path: of the file.
+        which: of its packets; all when left out.
+    """
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if packet.pos is not None and packet.size and number in (which or (number,)):
+                begin = packet.pos + packet.size // 2
+                data[begin : begin + packet.size // 4] = bytes(packet.size // 4)
     path.write_bytes(data)
     return path
 

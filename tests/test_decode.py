@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from temporal.data import decoders as decoders_module
 from temporal.data.decode import Decoder, Video, VideoError, spread
 from temporal.data.decoders import Decoders, Request
-from tests.clips import cut, damage, make_clip, make_sound, picture, read_index, read_indices, trim
+from tests.clips import HANGING, cut, damage, make_clip, make_sound, picture, read_index, read_indices, trim
 
 try:
     import decord
@@ -243,7 +244,7 @@ def test_a_matroska_file_written_live_can_be_read(tmp_path: Path) -> None:
 def test_an_mp4_cut_short_is_an_error(plain: Path, tmp_path: Path) -> None:
     assert refused(cut(copied(plain, tmp_path), 0.5)) == "invalid data found when processing input"
     fast = make_clip(tmp_path / "fast.mp4", container_options={"movflags": "faststart"})
-    assert re.match(r"cut off: \d+ of 60 frames are there$|damaged or cut off", refused(cut(fast, 0.7)))
+    assert re.match(r"cut off: \d+ of \d+ bytes are there$", refused(cut(fast, 0.7)))
 
 
 def test_what_is_no_video_says_why(tmp_path: Path) -> None:
@@ -297,11 +298,16 @@ def test_workers_probe_and_spread(decoders: Decoders, plain: Path) -> None:
     assert part.seconds == pytest.approx(np.arange(15, 21) / 30)
 
 
-def test_a_file_that_hangs_is_given_up(plain: Path, tmp_path: Path) -> None:
-    pipe = str(tmp_path / "pipe.mp4")
-    os.mkfifo(pipe)  # opening it waits for someone who writes
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file that is never opened to the end."""
+    monkeypatch.setattr(decoders_module, "COMMAND", HANGING)
+    return "hangs.mp4"
+
+
+def test_a_file_that_hangs_is_given_up(plain: Path, hangs: str) -> None:
     with Decoders(1, limit_seconds=3) as pool:
-        tickets = [pool.submit(Request(path, [9], SIZE)) for path in (str(plain), pipe, pipe, str(plain))]
+        tickets = [pool.submit(Request(path, [9], SIZE)) for path in (str(plain), hangs, hangs, str(plain))]
         assert read_indices(pool.result(tickets[0]).frames) == [9]
         for ticket in tickets[1:3]:  # the second time at once
             with pytest.raises(VideoError, match=r"^no answer within 3 s$"):
@@ -309,13 +315,11 @@ def test_a_file_that_hangs_is_given_up(plain: Path, tmp_path: Path) -> None:
         assert read_indices(pool.result(tickets[3]).frames) == [9]
 
 
-def test_a_crash_costs_only_its_file(plain: Path, tmp_path: Path) -> None:
-    pipe = str(tmp_path / "pipe.mp4")
-    os.mkfifo(pipe)
+def test_a_crash_costs_only_its_file(plain: Path, hangs: str) -> None:
     others = children()
     with Decoders(1) as pool:
         pool.result(pool.submit(Request(str(plain))))
-        ticket = pool.submit(Request(pipe))
+        ticket = pool.submit(Request(hangs))
         for _ in range(2):
             crash(others)
         with pytest.raises(VideoError, match=r"^the decoder crashed, twice$"):
@@ -327,10 +331,9 @@ def test_a_crash_costs_only_its_file(plain: Path, tmp_path: Path) -> None:
     assert children() == others
 
 
-def test_closing_ends_what_hangs(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.mp4")
+def test_closing_ends_what_hangs(hangs: str) -> None:
     with Decoders(1) as pool:
-        tickets = [pool.submit(Request(str(tmp_path / "pipe.mp4"))) for _ in range(2)]
+        tickets = [pool.submit(Request(hangs)) for _ in range(2)]
     tickets.append(pool.submit(Request("too late")))
     for ticket in tickets:
         with pytest.raises(VideoError, match=r"^the decoders were closed$"):
@@ -363,21 +366,21 @@ def script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.mp4")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
     done = script(
         """
         import os, signal, subprocess, sys, time
-        from temporal.data.decoders import Decoders, Request
-        pool = Decoders(1)
-        pool.submit(Request(sys.argv[1]))
+        from temporal.data import decoders
+        decoders.COMMAND = sys.argv[1]
+        pool = decoders.Decoders(1)
+        pool.submit(decoders.Request("hangs.mp4"))
         while (process := pool._workers[0]._process) is None:
             time.sleep(0.01)
-        time.sleep(1)  # until it hangs in opening the pipe
+        time.sleep(1)  # until it hangs
         print(process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """,
-        tmp_path / "pipe.mp4",
+        HANGING,
     )
     worker = int(done.stdout)
     for _ in range(200):

@@ -35,7 +35,7 @@ OPENED = "expected frames that can be read"
 PROBED: list[str] = []
 
 
-def probe_texts(clips: Sequence[Clip]) -> Iterator[Probe | VideoError]:
+def probe_texts(clips: Sequence[Clip], max_pixels: int = 0) -> Iterator[Probe | VideoError]:
     for clip in clips:
         PROBED.append(clip.path)
         try:

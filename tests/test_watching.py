@@ -24,12 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from temporal import runs, watching
 from temporal.agents.rollout import SpanRecorder
+from temporal.data import decoders
 from temporal.data.decoders import Decoders, Request
 from temporal.data.text import SAMPLES
 from temporal.episodes import Plan
 from temporal.parts import Part, Parts
 from temporal.reading import read
-from tests.clips import cut, damage, make_clip, make_sound
+from tests.clips import HANGING, cut, make_clip, make_sound, spoil
 from tests.mails import call, complaint
 
 Capture = pytest.CaptureFixture[str]
@@ -142,7 +143,7 @@ LOAD = cache(runs.load)
 @pytest.fixture(autouse=True)
 def shared(pool: Decoders, monkeypatch: Patch) -> None:
     """Processes take long to start, and runs to load: most tests share them."""
-    monkeypatch.setattr(watching, "Decoders", lambda *_: nullcontext(pool))
+    monkeypatch.setattr(watching, "Decoders", lambda *_, **__: nullcontext(pool))
     monkeypatch.setattr(runs, "load", LOAD)
 
 
@@ -423,9 +424,16 @@ def test_options_of_videos_do_not_go_with_texts(
     monkeypatch.setattr(runs, "load", lambda *_: of_texts)
     (tmp_path / "a.txt").write_text("cheap pills")
     given = ("score", run, tmp_path / "a.txt", "--out", tmp_path / "s.parquet")
-    for option, value in (("--frames", 3), ("--workers", 2), ("--seconds-per-file", 5.0)):
+    for option, value in (
+        ("--frames", 3),
+        ("--workers", 2),
+        ("--seconds-per-file", 5.0),
+        ("--max-pixels", 9),
+    ):
         line = complaint(capsys, *given, option, value)
         assert line == f"score: {option}, got {value}; expected no such option, for the run reads texts"
+    line = complaint(capsys, *given, "--lenient")
+    assert line == "score: --lenient, got True; expected no such option, for the run reads texts"
 
 
 # Broken files.
@@ -441,7 +449,7 @@ def break_some(films: Path, folder: Path) -> list[str]:
     (folder / "0c.avi").mkdir()
     (folder / "0d.mp4").symlink_to("nowhere")
     for name in ("1a.mp4", "3a.mp4", "3b.mp4", "8a.mp4"):  # opens, and fails in decoding
-        damage(make_clip(folder / name, 40, gop=4), 300)
+        spoil(make_clip(folder / name, 40, gop=4))
     cut(make_clip(folder / "4a.mkv", 40), 0.5)
     make_sound(folder / "9a.mp4")
     return sorted(p.name for p in folder.iterdir() if not p.stem.isdigit())
@@ -486,10 +494,66 @@ def test_broken_files_change_nothing_for_others(
 
 
 @pytest.mark.usefixtures("own_decoders")
-def test_files_that_take_too_long_are_given_up(
+def test_lenient_scoring_says_what_is_missing(
     run: Path, films: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")
+    folder = tmp_path / "some"
+    folder.mkdir()
+    shutil.copy(films / "0.mp4", folder)
+    size = cut(make_clip(folder / "1.mkv"), 0.6).stat().st_size
+    spoil(make_clip(folder / "2.mp4", 40), 17)  # shown as frame 17
+    (folder / "3.mp4").write_text("no video")
+    out = tmp_path / "s.parquet"
+    strict = score(capsys, run, folder, "--frames", 3, out=out)
+    assert [(row["input"][-5:], row["missing"]) for row in strict] == [("0.mp4", None)]
+    lenient = score(capsys, run, folder, "--frames", 3, "--lenient", out=out)
+    assert (lenient[0]["frames"], lenient[0]["missing"]) == (strict[0]["frames"], None)
+    assert [name for name, _ in failures(out)] == ["3.mp4"]
+    assert [row["input"][-5:] for row in lenient] == ["0.mp4", "1.mkv", "2.mp4"]
+    assert re.match(rf"cut off: {size} of \d+ bytes are there; ", lenient[1]["missing"])
+    assert re.match(r"frame \d+, in whose place frame \d+ was shown", lenient[2]["missing"])
+
+
+@pytest.mark.usefixtures("own_decoders")
+def test_what_is_no_file_is_listed_at_once(run: Path, films: Path, tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    given = (tmp_path / "pipe.mp4", tmp_path / "zero.mp4", films / "0.mp4")
+    assert named(score(capsys, run, *given, "--frames", 1, out=tmp_path / "s.parquet")) == ["0.mp4"]
+    assert failures(tmp_path / "s.parquet") == [("pipe.mp4", "not a file"), ("zero.mp4", "not a file")]
+
+
+def test_lists_that_are_no_files(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    with (tmp_path / "huge.jsonl").open("wb") as file:
+        file.truncate(1 << 40)
+    for name, why in (
+        ("pipe.csv", "not a file"),
+        ("zero.txt", "not a file"),
+        ("huge.jsonl", "more than 256 MB"),
+    ):
+        path = str(tmp_path / name)
+        line = complaint(capsys, "score", "--trust", run, path, "--out", tmp_path / "s.parquet")
+        assert line == f"score: path, got {path!r}; expected a file that can be read ({why})"
+
+
+@pytest.mark.usefixtures("own_decoders")
+def test_large_pictures_are_listed(run: Path, films: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "s.parquet"
+    rows = score(capsys, run, films / "0.mp4", films / "9.mkv", "--max-pixels", 4000, out=out)
+    assert named(rows) == ["0.mp4"]
+    assert failures(out) == [("9.mkv", "64 x 66 pixels, more than 4,000")]
+    line = complaint(capsys, "score", "--trust", run, films, "--max-pixels", 0, "--out", out)
+    assert line == "score: --max-pixels, got 0; expected a finite number from 1 up"
+
+
+@pytest.mark.usefixtures("own_decoders")
+def test_files_that_take_too_long_are_given_up(
+    run: Path, films: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(decoders, "COMMAND", HANGING)
+    (tmp_path / "hangs.mp4").touch()
     limit = ("--seconds-per-file", 1.5)
     rows = score(
         capsys,
@@ -538,6 +602,7 @@ def test_outputs_that_cannot_be_written(run: Path, films: Path, tmp_path: Path, 
     for name, why in (
         ("s.csv", "a file ending in .parquet"),
         ("folder.parquet", "a file ending in .parquet"),
+        ("\udcfe.parquet", "a name in UTF-8"),
         ("file/s.parquet", "a file that can be written (Not a directory)"),
     ):
         out = tmp_path / name
