@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from temporal.agents.decoding import Looks, RunUps
 from temporal.agents.trials import (
     BUDGETED,
     POLICY,
@@ -61,7 +62,7 @@ def evaluate(
         rows = torch.arange(min(len(source), evaluation.limit or len(source)))
         recording = record_all(bench, source, rows)
         if not thresholds and evaluation.controls:
-            for ending, follow in orders(bench).items():
+            for ending, follow in orders(bench, source).items():
                 recorded = record_all(bench, source, rows, follow) if ending else recording
                 thresholds[ending] = thresholds_of(recorded, evaluation.num_settings)
         trials = list(make_trials(evaluation, bench, source, recording, thresholds))
@@ -81,14 +82,20 @@ def _trace(
     labels = source.labels[rows]
     points: list[Point] = []
     columns: dict[str, list[tuple[float | None, Tensor, Tensor]]] = {}
+    run_ups = RunUps(bench.reader, source, rows) if isinstance(bench.reader, FrameReader) else None
     for done, trial in enumerate(trials):
         plan = Plan.of(rows, trial.price, trial.budget)
+        looks = None if run_ups is None else Looks(len(rows), bench.reader.task.max_length)
         started = time.perf_counter()
-        outcome = read(source, bench.reader, trial.agent, plan, bench.num_slots, bench.chunk)
+        outcome = read(source, bench.reader, trial.agent, plan, bench.num_slots, bench.chunk, looks)
         seconds = time.perf_counter() - started
         assert outcome is not None
         correct = outcome.probabilities.argmax(-1).cpu() == labels
-        points.append(_point(bench, split, trial, outcome, correct, seconds))
+        decoded = None
+        if run_ups is not None and looks is not None:
+            every = run_ups.all_decoded() if _needs_all_frames(bench, trial) else run_ups.decoded(looks.seen)
+            decoded = float(every.double().mean())
+        points.append(_point(bench, split, trial, outcome, correct, seconds, decoded))
         columns.setdefault(trial.name, []).append((trial.setting, correct, outcome.flops.cpu()))
         progress(f"{split} {trial.name}", done + 1, len(trials))
     outcomes = {
@@ -103,9 +110,16 @@ def _trace(
     return Traced(points, outcomes)
 
 
+def _needs_all_frames(bench: Bench, trial: Trial) -> bool:
+    """Thumbnails are made of all frames; the sizes of packets are had without any."""
+    assert isinstance(bench.reader, FrameReader)
+    return "preview" in trial.agent.needs and bench.reader.thumbnail is not None
+
+
 def _point(
-    bench: Bench, split: Split, trial: Trial, outcome: Outcome, correct: Tensor, seconds: float
-) -> Point:
+    bench: Bench, split: Split, trial: Trial, outcome: Outcome, correct: Tensor, seconds: float,
+    decoded: float | None,
+) -> Point:  # fmt: skip
     num = len(correct)
     low, high = wilson(int(correct.sum()), num)
     priced = trial.name in (POLICY, BUDGETED)
@@ -127,4 +141,5 @@ def _point(
         tokens_mean=float(outcome.tokens.double().mean()),
         seconds_mean=None if isinstance(bench.reader, FrameReader) else seconds / num,
         batch=bench.num_slots,
+        frames_decoded_mean=decoded,
     )

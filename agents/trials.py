@@ -23,7 +23,15 @@ from temporal.agents.controls import (
     Uniform,
     best_stops,
 )
-from temporal.agents.looking import Coarse, PreviewFirst, RandomFrames, TruthFirst, UniformFrames
+from temporal.agents.looking import (
+    Coarse,
+    PacketFirst,
+    PreviewFirst,
+    RandomFrames,
+    TruthFirst,
+    UniformFrames,
+    packet_excess,
+)
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import Trajectories, TrajectoryRecorder
 from temporal.curve import FLOOR_SHARE
@@ -163,14 +171,21 @@ def _mean_cost(recording: Recording, sureness: Tensor, threshold: float) -> Tens
     return recording.cost.gather(1, stop.long().argmax(1)[:, None]).mean()
 
 
-def orders(bench: Bench) -> dict[str, Follow]:
-    """The orders that rules follow, by the ending of their names; frames can be looked at in more than one."""
+def orders(bench: Bench, source: Sequences) -> dict[str, Follow]:
+    """The orders that rules follow, by the ending of their names; frames can be looked at in more than one.
+
+    Args:
+        bench: what is evaluated.
+        source: the split that they are for, from its first sequence on.
+    """
     found: dict[str, Follow] = {"": lambda rule: rule}
     if isinstance(bench.reader, FrameReader):
         longest = bench.reader.task.max_length
         found["_coarse"] = Coarse
         if bench.reader.preview_size:
             found["_preview"] = lambda rule: PreviewFirst(rule, longest)
+        excess = packet_excess(bench.reader, source)
+        found["_packets"] = lambda rule: PacketFirst(rule, excess, longest)
     return found
 
 
@@ -203,7 +218,7 @@ def make_trials(
     for k in tokens:
         yield Trial(BUDGETED, k, bench.agent, prices[0], k)
     yield from _countdowns(bench, source, tokens)
-    for ending, follow in orders(bench).items():
+    for ending, follow in orders(bench, source).items():
         for threshold in thresholds[ending]["probability"]:
             yield Trial(f"confidence{ending}", threshold, follow(Confidence(threshold)))
     for threshold in thresholds[""]["entropy"]:
@@ -230,10 +245,12 @@ def _countdowns(bench: Bench, source: Sequences, tokens: list[int]) -> Iterator[
             yield Trial("random", k, Random(k, chunk, longest, bench.seed))
         return
     yield Trial("middle", 1, UniformFrames(1, longest))
+    excess = packet_excess(bench.reader, source)
     for k in tokens:
         yield Trial("uniform", k, UniformFrames(k, longest))
         yield Trial("random", k, RandomFrames(k, longest, bench.seed))
         if bench.reader.preview_size:
             yield Trial("preview_top", k, PreviewFirst(Prefix(k), longest))
+        yield Trial("packet_top", k, PacketFirst(Prefix(k), excess, longest))
         if source.truth is not None:
             yield Trial("oracle", k, TruthFirst(k, source.truth, longest))

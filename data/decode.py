@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
 from temporal.data.decord_video import DecordVideo
-from temporal.data.packets import VideoError, open_container, scan, told, video_stream
+from temporal.data.packets import Packets, VideoError, open_container, scan, told, video_stream
 
 __all__ = ["Decoded", "Decoder", "Probe", "Video", "VideoError", "spread"]
 
@@ -61,6 +61,8 @@ class Decoded(NamedTuple):
     probe: Probe
     took_seconds: float = 0.0
     """What opening the file, where it was not open yet, and decoding took, where that was measured."""
+    packets: Packets | None = None
+    """Of all frames of the span, where they were asked for."""
 
 
 def spread(span: tuple[int, int], num_positions: int) -> Int[np.ndarray, " num"]:

@@ -8,9 +8,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from temporal.data.integrity import find_damage
+from temporal.packet_sizes import FORWARD, KEY, REORDERED, packet_numbers
 
 # Names of FFmpeg's demuxers. Not among them: play lists, which open other files, text
 # shown as pictures, and bare streams, which hold no times.
@@ -21,6 +22,26 @@ MISSING_SECONDS, MISSING_SHARE = 0.5, 0.02
 
 class VideoError(Exception):
     """Why a video, or a frame of it, cannot be had: one short reason without the path."""
+
+
+class Packets(NamedTuple):
+    """What the packets of some frames tell without decoding, in the order in which frames are shown."""
+
+    sizes: Int[np.ndarray, " frames"]
+    """Bytes."""
+    kinds: Int[np.ndarray, " frames"]
+    """As `temporal.packet_sizes` numbers them."""
+    run_ups: Int[np.ndarray, " frames"]
+    """Frames that are decoded to get each: from the key frame before it on, itself included."""
+
+    def rows(self, places: Int[np.ndarray, " positions"]) -> Float[np.ndarray, "positions numbers"]:
+        """Of the frames at some places of a clip, evenly spread: what their packets tell, and where decoding starts.
+
+        That is the place of the key frame, negative before the clip, and the frame's run-up.
+        """
+        run_ups = self.run_ups[places]
+        numbers = packet_numbers(self.sizes, self.kinds, len(places))
+        return np.column_stack([numbers, places - run_ups + 1, run_ups]).astype(np.float32)
 
 
 class Timeline(NamedTuple):
@@ -39,6 +60,10 @@ class Timeline(NamedTuple):
     """Times are missing or not unique: a frame is known only by counting from the first."""
     plain: bool
     """All frames are shown, and none stored after a key frame is shown before it: decord needs it so."""
+    sizes: Int[np.ndarray, " frames"] = np.zeros(0, np.int64)
+    """Bytes of the packet of each frame that is shown."""
+    kinds: Int[np.ndarray, " frames"] = np.zeros(0, np.int64)
+    """Of these packets, as `temporal.packet_sizes` numbers them."""
 
     @property
     def key_frames(self) -> Int[np.ndarray, " keys"]:
@@ -56,6 +81,14 @@ class Timeline(NamedTuple):
         ticks = self.shown[0] + seconds / self.tick_seconds + 0.5
         place = int(np.searchsorted(self.shown, ticks, side="right")) - 1
         return min(max(place, 0), len(self.shown) - 1)
+
+    def packets(self, span: tuple[int, int]) -> Packets:
+        """What the packets of the frames of a span tell."""
+        first, stop = span
+        keys = np.searchsorted(self.starts, self.shown[first:stop], side="right") - 1
+        begins = np.searchsorted(self.shown, self.starts)[keys.clip(0)]
+        run_ups = np.arange(first, stop) - begins + 1
+        return Packets(self.sizes[first:stop], self.kinds[first:stop], run_ups)
 
     def span(self, start: float | None, end: float | None) -> tuple[int, int]:
         """First frame, and the one after the last, shown from start on and before end, in seconds; one at least."""
@@ -106,14 +139,14 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     if (found := find_damage(path, container.format.name)) is not None:
         raise VideoError(found)
     packets = [
-        (p.stream_index, p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt)
+        (p.stream_index, p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt, p.size)
         for p in container.demux(stream if counted else wanted)
         if p.size or p.dts is not None  # the end of a stream is a packet too
     ]
     video = [packet for packet in packets if packet[0] == stream.index]
     if not video:
         raise VideoError("no frames")
-    _, pts, dts, durations, keys, hidden, corrupt = zip(*video, strict=True)
+    _, pts, dts, durations, keys, hidden, corrupt, sizes = zip(*video, strict=True)
     if any(corrupt):
         raise VideoError(f"damaged or cut off at frame {corrupt.index(True)}")
     if counted:
@@ -125,7 +158,25 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     clock = float(stream.time_base or 1), durations[-1] or 1
     # An avi file holds no times of showing; what is given out as such is wrong where frames are reordered.
     unsure = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
-    return _timeline(pts, dts, np.array(keys), np.array(hidden), clock, unsure)
+    timeline = _timeline(pts, dts, np.array(keys), np.array(hidden), clock, unsure)
+    return _with_packets(timeline, dts if timeline.by_dts else pts, np.array(keys), np.array(sizes))
+
+
+def _with_packets(
+    timeline: Timeline,
+    times: tuple[int | None, ...],
+    keys: Bool[np.ndarray, " packets"],
+    sizes: Int[np.ndarray, " packets"],
+) -> Timeline:
+    """The timeline with what is known of each frame's packet; where times do not tell, in the order of storing."""
+    ticks = np.array([-1 if time is None else time for time in times], dtype=np.int64)
+    if None in times:
+        ticks = timeline.shown
+    late = ticks < np.maximum.accumulate(ticks)
+    kinds = np.where(keys, KEY, np.where(late, REORDERED, FORWARD))
+    order = ticks.argsort(kind="stable")
+    places = order[np.searchsorted(ticks[order], timeline.shown)]
+    return timeline._replace(sizes=sizes[places], kinds=kinds[places])
 
 
 def _check_count(num: int, promised: int) -> None:

@@ -61,6 +61,9 @@ class Reading(Protocol):
     def needs(self) -> frozenset[str]:
         """Which costly parts of an observation it uses: some of probabilities, peek, seen, preview."""
 
+    position_flops: float
+    """FLOPs spent on each position of a sequence before anything is read, beside the reader's previews."""
+
     @property
     def decision_flops(self) -> float:
         """FLOPs of one decision, previews included."""

@@ -78,6 +78,7 @@ class Slots:
         needs: parts of an observation to compute: probabilities (charged whenever they change), peek, seen, preview
             (charged once, for every position).
         decision_flops: what each decision of the agent costs.
+        position_flops: what the agent spends on each position of a sequence before anything is read.
 
     Raises:
         UserError: a budget in FLOPs that does not even pay for one answer; a mode or a preview that the reader lacks.
@@ -93,6 +94,7 @@ class Slots:
         chunk: int = 8,
         needs: frozenset[str] = frozenset({"probabilities"}),
         decision_flops: float = 0.0,
+        position_flops: float = 0.0,
     ) -> None:
         scheme.check(reader.modes)
         if num_slots < 1 or chunk < 1:
@@ -102,6 +104,7 @@ class Slots:
         self.source, self.reader, self.scheme = source, reader, scheme
         self.chunk, self.needs, self.decision_flops = chunk, needs, decision_flops
         self.device = next(reader.parameters()).device
+        self._position_flops = position_flops
         self._num_slots = num_slots
         self._plan = plan
         self._next = 0
@@ -262,8 +265,9 @@ class Slots:
                 + (" and of the previews" if self._preview_flops() else ""),
             )
 
-    def _preview_flops(self) -> int:
-        return self.reader.preview_flops if "preview" in self.needs else 0
+    def _preview_flops(self) -> float:
+        """What each position costs before anything is read."""
+        return self._position_flops + (self.reader.preview_flops if "preview" in self.needs else 0)
 
     def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
         rows = self._rows
@@ -374,7 +378,10 @@ def read(
     Returns:
         The outcomes in the order of the plan; None when the plan is empty or `done` took them.
     """
-    slots = Slots(source, reader, agent.scheme, plan, num_slots, chunk, agent.needs, agent.decision_flops)
+    slots = Slots(
+        source, reader, agent.scheme, plan, num_slots, chunk, agent.needs,
+        agent.decision_flops, agent.position_flops,
+    )  # fmt: skip
     parts: list[Outcome] = []
     while slots.busy:
         observation = slots.observe()

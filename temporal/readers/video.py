@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from temporal.cost import cell_flops, linear_flops, module_flops
+from temporal.cost import cell_flops, linear_flops, module_flops, resize_flops
 from temporal.errors import bad
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
 from temporal.readers.frames import FrameEncoder, Thumbnail, View, parse_views
+from temporal.readers.packets import PacketSizes
 from temporal.readers.readout import ReadOut
 
 NUM_WAVES = 6  # sines and cosines that say when a frame is from
-PREVIEWS = 128  # thumbnails that go through their network together; more leave a CPU's cache
-AT_ONCE = 1024  # thumbnails; more would leave the processor's cache
+PREVIEWS = 128  # frames whose previews go through their network together; more leave a CPU's cache
 LOUDEST = 8.0  # attention scores stay within +- this, so that their exponentials can be summed as they come
 
 
@@ -33,33 +33,11 @@ class Frames(Protocol):
     def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames at the size of previews."""
 
+    def packets(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n numbers"]:
+        """What the packets around frames tell, as `temporal.packet_sizes.packet_numbers` gives it."""
 
-class _Previews:
-    """Previews of frames that were seen before, while network and store stay the same.
-
-    A training or a curve reads the same clips many times; each is charged for its previews every time.
-    """
-
-    def __init__(self) -> None:
-        self._known: tuple[object, ...] = ()
-        self._table = torch.empty(0)
-
-    @torch.no_grad()
-    def look_up(self, ids: Tensor, store: Frames, network: Thumbnail) -> Tensor:
-        """What the network makes of frames."""
-        weights = [(p, p._version) for p in network.parameters()]  # versions rise with every change
-        known = (store, ids.device, *(part for pair in weights for part in pair))
-        if len(known) != len(self._known) or any(
-            a is not b and (isinstance(a, Tensor) or a != b) for a, b in zip(known, self._known, strict=True)
-        ):
-            self._known, self._table = known, torch.empty(0, network.size, device=ids.device)
-        room = int(ids.max()) + 1 - len(self._table) if len(ids) else 0
-        if room > 0:
-            self._table = nn.functional.pad(self._table, (0, 0, 0, room), value=torch.nan)
-        missing = ids[self._table[ids, 0].isnan()].unique()
-        for part in missing.split(AT_ONCE):
-            self._table[part] = network(store.thumbnails(part)).to(self._table.dtype)
-        return self._table[ids]
+    def starts(self, ids: Int[Tensor, " n"]) -> Int[Tensor, "n 2"]:
+        """The key frame that decoding each frame starts from, and how many are decoded from there on."""
 
 
 class FrameReader(Reader):
@@ -74,7 +52,8 @@ class FrameReader(Reader):
         views: modes in rising cost; SIZEpx, or SIZEpx_ROWSxCOLUMNS for crops of half the width and height.
         frame_size: pixels of a side of the square to which frames are decoded; views are cut from it.
         hidden_size: units of what is remembered of each frame.
-        preview: tiny network over thumbnails of all frames; none leaves previews out.
+        preview: tiny network over thumbnails of all frames, which must be decoded for it, or over the sizes of their
+            packets, for which nothing is; none leaves previews out.
         feature_dropout: share of features zeroed in training, 0 to 1.
         summary_dropout: share of read-out entries zeroed in training, 0 to 1.
     """
@@ -88,7 +67,7 @@ class FrameReader(Reader):
         views: tuple[str, ...] = ("128px",),
         frame_size: int = 128,
         hidden_size: int = 192,
-        preview: Thumbnail | None = None,
+        preview: Thumbnail | PacketSizes | None = None,
         feature_dropout: float = 0.3,
         summary_dropout: float = 0.3,
     ) -> None:
@@ -107,13 +86,16 @@ class FrameReader(Reader):
         self.adapters = nn.ModuleList(nn.Linear(encoder.feature_size, hidden_size) for _ in self.views)
         self.when = nn.Linear(2 * NUM_WAVES, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.thumbnail = preview
+        self.thumbnail = preview if isinstance(preview, Thumbnail) else None
+        self.packets = preview if isinstance(preview, PacketSizes) else None
         self.preview_size = 0 if preview is None else preview.size
         self.feature_dropout, self.summary_dropout = nn.Dropout(feature_dropout), nn.Dropout(summary_dropout)
         self.frames: Frames | None = None
-        self._previews = _Previews()
         each = [
-            encoder.flops(view.size) + module_flops(adapter) + module_flops(self.when)
+            view.resize_flops(frame_size)
+            + encoder.flops(view.size)
+            + module_flops(adapter)
+            + module_flops(self.when)
             for view, adapter in zip(self.views, self.adapters, strict=True)
         ]
         self._look_flops = torch.tensor([0, *each], dtype=torch.float64)
@@ -125,19 +107,31 @@ class FrameReader(Reader):
 
     def preview(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions preview"]:
         """What the tiny network makes of every frame; 0 where the id is padding."""
-        if self.thumbnail is None:
+        if self.previewer is None:
             raise NotImplementedError
         found = torch.zeros(*tokens.shape, self.preview_size, device=tokens.device)
         real = tokens > 0
-        pixels = self._store().thumbnails(tokens[real])
-        for part, rows in zip(pixels.split(PREVIEWS), real.nonzero().split(PREVIEWS), strict=True):
-            found[rows[:, 0], rows[:, 1]] = self.thumbnail(part).to(found.dtype)
+        shown = self.shown_to_preview(tokens[real])
+        for part, rows in zip(shown.split(PREVIEWS), real.nonzero().split(PREVIEWS), strict=True):
+            found[rows[:, 0], rows[:, 1]] = self.previewer(part).to(found.dtype)
         return found
 
     @property
+    def previewer(self) -> Thumbnail | PacketSizes | None:
+        """The tiny network."""
+        return self.packets if self.thumbnail is None else self.thumbnail
+
+    def shown_to_preview(self, ids: Int[Tensor, " n"]) -> Tensor:
+        """What the tiny network is shown of frames: their thumbnails, or what their packets tell."""
+        return self._store().packets(ids) if self.thumbnail is None else self._store().thumbnails(ids)
+
+    @property
     def preview_flops(self) -> int:
-        """One thumbnail through the tiny network."""
-        return 0 if self.thumbnail is None else self.thumbnail.flops
+        """Shrinking one frame to its thumbnail, where there is one, and the tiny network."""
+        if self.thumbnail is None:
+            return 0 if self.packets is None else self.packets.flops
+        shrunk = resize_flops(3 * self.frame_size**2, 3 * self.thumbnail.height * self.thumbnail.width)
+        return shrunk + self.thumbnail.flops
 
     def _store(self) -> Frames:
         if self.frames is None:
@@ -227,7 +221,7 @@ class AttentiveFrameReader(FrameReader):
         frame_size: int = 128,
         hidden_size: int = 192,
         num_heads: int = 4,
-        preview: Thumbnail | None = None,
+        preview: Thumbnail | PacketSizes | None = None,
         feature_dropout: float = 0.3,
         summary_dropout: float = 0.3,
     ) -> None:
@@ -308,7 +302,7 @@ class RecurrentFrameReader(FrameReader):
         views: tuple[str, ...] = ("128px",),
         frame_size: int = 128,
         hidden_size: int = 192,
-        preview: Thumbnail | None = None,
+        preview: Thumbnail | PacketSizes | None = None,
         feature_dropout: float = 0.3,
         summary_dropout: float = 0.3,
     ) -> None:
