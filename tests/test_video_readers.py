@@ -10,7 +10,7 @@ from temporal.errors import UserError
 from temporal.readers.base import Reader, Reads, Task
 from temporal.readers.video import FrameReader
 from tests.contracts.reader import COPY, TASK, ReaderContract, make_reads, step_through, whole
-from tests.footage import TinyEncoder, make_frame_reader
+from tests.footage import SIDE, THUMBNAIL, TinyEncoder, make_frame_reader
 
 
 class _FrameContract(ReaderContract):
