@@ -25,9 +25,6 @@ class Agent(ABC):
         """FLOPs of one decision, previews included; comparisons alone cost 0."""
         return 0.0
 
-    position_flops: float = 0.0
-    """FLOPs spent on each position of a sequence before anything is read, beside the reader's previews."""
-
     @abstractmethod
     def act(self, observation: Observation) -> Tensor:
         """Actions (batch, decisions), int64."""

@@ -62,7 +62,7 @@ def evaluate(
         rows = torch.arange(min(len(source), evaluation.limit or len(source)))
         recording = record_all(bench, source, rows)
         if not thresholds and evaluation.controls:
-            for ending, follow in orders(bench, source).items():
+            for ending, follow in orders(bench).items():
                 recorded = record_all(bench, source, rows, follow) if ending else recording
                 thresholds[ending] = thresholds_of(recorded, evaluation.num_settings)
         trials = list(make_trials(evaluation, bench, source, recording, thresholds))

@@ -5,19 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from temporal.agents.base import Agent
 from temporal.agents.controls import hashed_uniform
-from temporal.data.base import Sequences
 from temporal.decisions import Halt, Order, Place, Scheme
 from temporal.episodes import Observation
 from temporal.errors import bad
-from temporal.packet_sizes import EXCESS, NUMBERS_FLOPS
-from temporal.readers.video import FrameReader
-
-ROWS = 256  # sequences whose packets are looked up at once
 
 
 class Coarse(Agent):
@@ -118,44 +112,31 @@ class PreviewFirst(Looking):
 
     def act(self, observation: Observation) -> Tensor:
         """Go to the most promising frame that was not looked at; halt as the rule says."""
-        assert observation.preview is not None
-        best = _best(observation.preview[..., 0], observation)
+        best = _best(self.score(observation), observation)
         return self.go(self.rule.act(observation)[:, 0] == 1, best, observation.length)
 
+    def score(self, observation: Observation) -> Tensor:
+        """What each position promises (batch, positions)."""
+        assert observation.preview is not None
+        return observation.preview[..., 0]
 
-class PacketFirst(Looking):
+
+class PacketFirst(PreviewFirst):
     """A rule that only halts, looking first where packets are largest for their surroundings; nothing is decoded.
 
     Args:
         rule: decides when to stop; `Prefix(k)` makes it the best k by packets.
-        excess: (episodes, positions) of the packets of each, from `packet_excess`.
         max_length: positions of the longest sequence.
     """
 
-    position_flops = float(NUMBERS_FLOPS)
+    def __init__(self, rule: Agent, max_length: int) -> None:
+        super().__init__(rule, max_length)
+        self.needs = rule.needs | {"seen", "packets"}
 
-    def __init__(self, rule: Agent, excess: Tensor, max_length: int) -> None:
-        super().__init__(max_length)
-        self.rule, self.excess = rule, excess
-        self.needs = rule.needs | {"seen"}
-
-    def act(self, observation: Observation) -> Tensor:
-        """Go to the frame of the largest excess that was not looked at; halt as the rule says."""
-        excess = self.excess.to(observation.episode.device)[observation.episode]
-        best = _best(excess, observation)
-        return self.go(self.rule.act(observation)[:, 0] == 1, best, observation.length)
-
-
-def packet_excess(reader: FrameReader, source: Sequences) -> Float[Tensor, "sequences positions"]:
-    """Of each position of each sequence: how much larger its packets are than those around; 0 beyond the end."""
-    assert reader.frames is not None
-    excess = torch.zeros(len(source), reader.task.max_length)
-    for rows in torch.arange(len(source)).split(ROWS):
-        ids = source.fetch(rows, torch.zeros_like(rows), source.lengths[rows], excess.shape[1]).tokens
-        part = torch.zeros(ids.shape)
-        part[ids > 0] = reader.frames.packets(ids[ids > 0])[:, EXCESS]
-        excess[rows] = part
-    return excess
+    def score(self, observation: Observation) -> Tensor:
+        """How much larger the packets are than those around."""
+        assert observation.packets is not None
+        return observation.packets
 
 
 class TruthFirst(Looking):

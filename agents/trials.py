@@ -23,15 +23,7 @@ from temporal.agents.controls import (
     Uniform,
     best_stops,
 )
-from temporal.agents.looking import (
-    Coarse,
-    PacketFirst,
-    PreviewFirst,
-    RandomFrames,
-    TruthFirst,
-    UniformFrames,
-    packet_excess,
-)
+from temporal.agents.looking import Coarse, PacketFirst, PreviewFirst, RandomFrames, TruthFirst, UniformFrames
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.rollout import Trajectories, TrajectoryRecorder
 from temporal.curve import FLOOR_SHARE
@@ -171,21 +163,15 @@ def _mean_cost(recording: Recording, sureness: Tensor, threshold: float) -> Tens
     return recording.cost.gather(1, stop.long().argmax(1)[:, None]).mean()
 
 
-def orders(bench: Bench, source: Sequences) -> dict[str, Follow]:
-    """The orders that rules follow, by the ending of their names; frames can be looked at in more than one.
-
-    Args:
-        bench: what is evaluated.
-        source: the split that they are for, from its first sequence on.
-    """
+def orders(bench: Bench) -> dict[str, Follow]:
+    """The orders that rules follow, by the ending of their names; frames can be looked at in more than one."""
     found: dict[str, Follow] = {"": lambda rule: rule}
     if isinstance(bench.reader, FrameReader):
         longest = bench.reader.task.max_length
         found["_coarse"] = Coarse
         if bench.reader.preview_size:
             found["_preview"] = lambda rule: PreviewFirst(rule, longest)
-        excess = packet_excess(bench.reader, source)
-        found["_packets"] = lambda rule: PacketFirst(rule, excess, longest)
+        found["_packets"] = lambda rule: PacketFirst(rule, longest)
     return found
 
 
@@ -218,7 +204,7 @@ def make_trials(
     for k in tokens:
         yield Trial(BUDGETED, k, bench.agent, prices[0], k)
     yield from _countdowns(bench, source, tokens)
-    for ending, follow in orders(bench, source).items():
+    for ending, follow in orders(bench).items():
         for threshold in thresholds[ending]["probability"]:
             yield Trial(f"confidence{ending}", threshold, follow(Confidence(threshold)))
     for threshold in thresholds[""]["entropy"]:
@@ -245,12 +231,11 @@ def _countdowns(bench: Bench, source: Sequences, tokens: list[int]) -> Iterator[
             yield Trial("random", k, Random(k, chunk, longest, bench.seed))
         return
     yield Trial("middle", 1, UniformFrames(1, longest))
-    excess = packet_excess(bench.reader, source)
     for k in tokens:
         yield Trial("uniform", k, UniformFrames(k, longest))
         yield Trial("random", k, RandomFrames(k, longest, bench.seed))
         if bench.reader.preview_size:
             yield Trial("preview_top", k, PreviewFirst(Prefix(k), longest))
-        yield Trial("packet_top", k, PacketFirst(Prefix(k), excess, longest))
+        yield Trial("packet_top", k, PacketFirst(Prefix(k), longest))
         if source.truth is not None:
             yield Trial("oracle", k, TruthFirst(k, source.truth, longest))

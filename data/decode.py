@@ -26,7 +26,8 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
 from temporal.data.decord_video import DecordVideo
-from temporal.data.packets import Packets, VideoError, open_container, scan, told, video_stream
+from temporal.data.packets import VideoError, open_container, scan, told, video_stream
+from temporal.data.sizes import Packets
 
 __all__ = ["Decoded", "Decoder", "Probe", "Video", "VideoError", "spread"]
 

@@ -174,7 +174,12 @@ def _check(out: Path, clips: int, seed: int, workers: int, kinds: Sequence[str],
 
 
 def _plan(
-    clips: int, seed: int, kinds: tuple[str, ...], shares: tuple[float, float, float], crf: int, busy: bool
+    clips: int,
+    seed: int,
+    kinds: tuple[str, ...],
+    shares: tuple[float, float, float],
+    crf: int,
+    busy: bool = False,
 ) -> list[Clip]:
     """All clips of the set, split after split. A split's first clips do not depend on how many there are."""
     if abs(sum(shares) - 1) > 1e-6 or min(round(share * clips) for share in shares) < 1:

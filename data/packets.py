@@ -8,10 +8,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from temporal.data.integrity import find_damage
-from temporal.packet_sizes import FORWARD, KEY, REORDERED, packet_numbers
+from temporal.data.sizes import Packets, order_packets
 
 # Names of FFmpeg's demuxers. Not among them: play lists, which open other files, text
 # shown as pictures, and bare streams, which hold no times.
@@ -22,26 +22,6 @@ MISSING_SECONDS, MISSING_SHARE = 0.5, 0.02
 
 class VideoError(Exception):
     """Why a video, or a frame of it, cannot be had: one short reason without the path."""
-
-
-class Packets(NamedTuple):
-    """What the packets of some frames tell without decoding, in the order in which frames are shown."""
-
-    sizes: Int[np.ndarray, " frames"]
-    """Bytes."""
-    kinds: Int[np.ndarray, " frames"]
-    """As `temporal.packet_sizes` numbers them."""
-    run_ups: Int[np.ndarray, " frames"]
-    """Frames that are decoded to get each: from the key frame before it on, itself included."""
-
-    def rows(self, places: Int[np.ndarray, " positions"]) -> Float[np.ndarray, "positions numbers"]:
-        """Of the frames at some places of a clip, evenly spread: what their packets tell, and where decoding starts.
-
-        That is the place of the key frame, negative before the clip, and the frame's run-up.
-        """
-        run_ups = self.run_ups[places]
-        numbers = packet_numbers(self.sizes, self.kinds, len(places))
-        return np.column_stack([numbers, places - run_ups + 1, run_ups]).astype(np.float32)
 
 
 class Timeline(NamedTuple):
@@ -159,24 +139,8 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     # An avi file holds no times of showing; what is given out as such is wrong where frames are reordered.
     unsure = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
     timeline = _timeline(pts, dts, np.array(keys), np.array(hidden), clock, unsure)
-    return _with_packets(timeline, dts if timeline.by_dts else pts, np.array(keys), np.array(sizes))
-
-
-def _with_packets(
-    timeline: Timeline,
-    times: tuple[int | None, ...],
-    keys: Bool[np.ndarray, " packets"],
-    sizes: Int[np.ndarray, " packets"],
-) -> Timeline:
-    """The timeline with what is known of each frame's packet; where times do not tell, in the order of storing."""
-    ticks = np.array([-1 if time is None else time for time in times], dtype=np.int64)
-    if None in times:
-        ticks = timeline.shown
-    late = ticks < np.maximum.accumulate(ticks)
-    kinds = np.where(keys, KEY, np.where(late, REORDERED, FORWARD))
-    order = ticks.argsort(kind="stable")
-    places = order[np.searchsorted(ticks[order], timeline.shown)]
-    return timeline._replace(sizes=sizes[places], kinds=kinds[places])
+    in_order = order_packets(dts if timeline.by_dts else pts, keys, sizes, timeline.shown)
+    return timeline._replace(sizes=in_order.sizes, kinds=in_order.kinds)
 
 
 def _check_count(num: int, promised: int) -> None:

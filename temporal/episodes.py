@@ -50,6 +50,9 @@ class Observation(NamedTuple):
     episode: Int[Tensor, " batch"]
     seen: Bool[Tensor, "batch positions"] | None = None
     preview: Float[Tensor, "batch positions preview"] | None = None
+    packets: Float[Tensor, "batch positions"] | None = (
+        None  # excess of each position's packets, 0 beyond the end
+    )
 
 
 class Reading(Protocol):
@@ -59,10 +62,7 @@ class Reading(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which costly parts of an observation it uses: some of probabilities, peek, seen, preview."""
-
-    position_flops: float
-    """FLOPs spent on each position of a sequence before anything is read, beside the reader's previews."""
+        """Which costly parts of an observation it uses: some of probabilities, peek, seen, preview, packets."""
 
     @property
     def decision_flops(self) -> float:

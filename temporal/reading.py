@@ -40,6 +40,7 @@ class _Rows:
     fresh: Tensor  # probabilities belong to the present state
     seen: Tensor  # (slots, positions), no positions unless needed
     preview: Tensor  # (slots, positions, numbers), likewise
+    packets: Tensor  # (slots, positions), likewise
     state: State
 
     def take(self, rows: Tensor) -> _Rows:
@@ -76,9 +77,8 @@ class Slots:
         num_slots: how many are read side by side; 1 or more.
         chunk: tokens of one observation; 1 or more.
         needs: parts of an observation to compute: probabilities (charged whenever they change), peek, seen, preview
-            (charged once, for every position).
+            and packets (charged once, for every position).
         decision_flops: what each decision of the agent costs.
-        position_flops: what the agent spends on each position of a sequence before anything is read.
 
     Raises:
         UserError: a budget in FLOPs that does not even pay for one answer; a mode or a preview that the reader lacks.
@@ -94,7 +94,6 @@ class Slots:
         chunk: int = 8,
         needs: frozenset[str] = frozenset({"probabilities"}),
         decision_flops: float = 0.0,
-        position_flops: float = 0.0,
     ) -> None:
         scheme.check(reader.modes)
         if num_slots < 1 or chunk < 1:
@@ -104,7 +103,6 @@ class Slots:
         self.source, self.reader, self.scheme = source, reader, scheme
         self.chunk, self.needs, self.decision_flops = chunk, needs, decision_flops
         self.device = next(reader.parameters()).device
-        self._position_flops = position_flops
         self._num_slots = num_slots
         self._plan = plan
         self._next = 0
@@ -156,6 +154,7 @@ class Slots:
             peek=self._peek() if "peek" in self.needs else None,
             seen=rows.seen if "seen" in self.needs else None,
             preview=rows.preview if "preview" in self.needs else None,
+            packets=rows.packets if "packets" in self.needs else None,
             episode=rows.episode,
         )
 
@@ -265,9 +264,10 @@ class Slots:
                 + (" and of the previews" if self._preview_flops() else ""),
             )
 
-    def _preview_flops(self) -> float:
+    def _preview_flops(self) -> int:
         """What each position costs before anything is read."""
-        return self._position_flops + (self.reader.preview_flops if "preview" in self.needs else 0)
+        each = {"preview": self.reader.preview_flops, "packets": self.reader.packet_flops}
+        return sum(flops for need, flops in each.items() if need in self.needs)
 
     def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
         rows = self._rows
@@ -324,6 +324,7 @@ class Slots:
             fresh=torch.zeros(num, dtype=torch.bool, device=device),
             seen=torch.zeros(num, self._num_places("seen"), dtype=torch.bool, device=device),
             preview=self._preview(sequence, length),
+            packets=self._packets(sequence, length),
             state=self.reader.initial(num),
         )
 
@@ -336,6 +337,15 @@ class Slots:
         if not width or not len(sequence):
             return torch.zeros(len(sequence), width, self.reader.preview_size, device=self.device)
         return self.reader.preview(
+            self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens
+        )
+
+    def _packets(self, sequence: Tensor, length: Tensor) -> Tensor:
+        """The excess of every position's packets; of none where the agent needs none."""
+        width = self._num_places("packets")
+        if not width or not len(sequence):
+            return torch.zeros(len(sequence), width, device=self.device)
+        return self.reader.packet_excess(
             self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens
         )
 
@@ -378,10 +388,7 @@ def read(
     Returns:
         The outcomes in the order of the plan; None when the plan is empty or `done` took them.
     """
-    slots = Slots(
-        source, reader, agent.scheme, plan, num_slots, chunk, agent.needs,
-        agent.decision_flops, agent.position_flops,
-    )  # fmt: skip
+    slots = Slots(source, reader, agent.scheme, plan, num_slots, chunk, agent.needs, agent.decision_flops)
     parts: list[Outcome] = []
     while slots.busy:
         observation = slots.observe()

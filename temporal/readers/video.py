@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from temporal.cost import cell_flops, linear_flops, module_flops, resize_flops
 from temporal.errors import bad
+from temporal.packet_sizes import EXCESS, NUMBERS_FLOPS
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
 from temporal.readers.frames import FrameEncoder, Thumbnail, View, parse_views
 from temporal.readers.packets import PacketSizes
@@ -115,6 +116,17 @@ class FrameReader(Reader):
         for part, rows in zip(shown.split(PREVIEWS), real.nonzero().split(PREVIEWS), strict=True):
             found[rows[:, 0], rows[:, 1]] = self.previewer(part).to(found.dtype)
         return found
+
+    def packet_excess(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions"]:
+        """How much larger the packets of each frame are than those around; 0 where the id is padding."""
+        found = torch.zeros(tokens.shape, device=tokens.device)
+        found[tokens > 0] = self._store().packets(tokens[tokens > 0])[:, EXCESS]
+        return found
+
+    @property
+    def packet_flops(self) -> int:
+        """One for each number touched."""
+        return NUMBERS_FLOPS
 
     @property
     def previewer(self) -> Thumbnail | PacketSizes | None:
