@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from temporal.runs import Run, read_about, read_config
 from temporal.strips import Strip, plot_strips
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
+DECODING_SHARE = 0.10
 STRIP_SIZE = (60, 80)  # height and width of a frame on a strip, in pixels
 ORACLES = ("hindsight", "oracle")
 
@@ -133,6 +136,23 @@ def report(folders: list[Path], console: Console) -> None:
         f"area: mean accuracy over log FLOPs from {found.floor:.0%} to 100 % of a full reading; settings chosen on "
         "validation, values from test; intervals by bootstrap over seeds and sequences, paired."
     )
+    for line in _decoding(found, DECODING_SHARE):
+        console.print(line)
+
+
+def _decoding(found: Evaluated, share: float) -> Iterator[str]:
+    """How many frames each agent has decoded where it spends a share of a full reading; nothing for texts."""
+    told = []
+    for name in found.names:
+        own = [p for p in found.points if p.agent == name and p.frames_decoded_mean is not None]
+        each = []
+        for seed in {p.seed for p in own}:
+            mine = sorted((p.flops_mean, p.frames_decoded_mean or 0.0) for p in own if p.seed == seed)
+            flops, decoded = np.array(mine).T
+            each.append(np.interp(math.log(share * found.flops_full), np.log(flops), decoded))
+        told += [f"{name} {np.mean(each):.1f}"] if each else []
+    if told:
+        yield f"frames decoded of a video on average, at {share:.0%} of a full reading: {', '.join(told)}."
 
 
 def _difference(found: Evaluated, name: str, low: float, full: float) -> str:
