@@ -12,6 +12,7 @@ from torch import Tensor
 
 from temporal.agents.bags import Bag, Bags
 from temporal.agents.controls import ReadAll
+from temporal.agents.decoding import Looks, RunUps
 from temporal.agents.fitted import Candidates, Chosen
 from temporal.agents.recordings import Recording, Thresholds, record_all, thresholds_of
 from temporal.agents.trials import (
@@ -150,16 +151,23 @@ def _trace(
     labels = source.labels[rows]
     points: list[Point] = []
     columns = _Columns()
-    timed = not isinstance(bench.reader, FrameReader)
+    run_ups = RunUps(bench.reader, source, rows) if isinstance(bench.reader, FrameReader) else None
     for done, trial in enumerate(trials):
         plan = Plan.of(rows, trial.price, trial.budget)
+        looks = None if run_ups is None else Looks(len(rows), bench.reader.task.max_length)
         started = time.perf_counter()
-        outcome = read(source, bench.reader, trial.agent, plan, bench.num_slots, trial.chunk or bench.chunk)
-        seconds = (time.perf_counter() - started) / len(rows) if timed else None
+        outcome = read(
+            source, bench.reader, trial.agent, plan, bench.num_slots, trial.chunk or bench.chunk, looks
+        )
+        seconds = (time.perf_counter() - started) / len(rows) if run_ups is None else None
         assert outcome is not None
         correct = outcome.probabilities.argmax(-1).cpu() == labels
+        decoded = None
+        if run_ups is not None and looks is not None:
+            every = run_ups.all_decoded() if _needs_all_frames(bench, trial) else run_ups.decoded(looks.seen)
+            decoded = float(every.double().mean())
         spent = outcome.flops, outcome.observations, outcome.tokens
-        points.append(_point(bench, split, trial, correct, *spent, seconds))
+        points.append(_point(bench, split, trial, correct, *spent, seconds, decoded))
         columns.setdefault(trial.name, []).append((trial.setting, correct, outcome.flops.cpu()))
         progress(f"{split} {trial.name}", done + 1, len(trials))
     outcomes = _stack(columns)
@@ -181,6 +189,12 @@ def _stack(columns: _Columns) -> dict[str, Outcomes]:
     }
 
 
+def _needs_all_frames(bench: Bench, trial: Trial) -> bool:
+    """Thumbnails are made of all frames; the sizes of packets are had without any."""
+    assert isinstance(bench.reader, FrameReader)
+    return "preview" in trial.agent.needs and bench.reader.thumbnail is not None
+
+
 def _point(
     bench: Bench,
     split: Split,
@@ -190,6 +204,7 @@ def _point(
     observations: Tensor,
     tokens: Tensor,
     seconds: float | None,
+    decoded: float | None = None,
 ) -> Point:
     num = len(correct)
     low, high = wilson(int(correct.sum()), num)
@@ -212,4 +227,5 @@ def _point(
         tokens_mean=float(tokens.double().mean()),
         seconds_mean=seconds,
         batch=bench.num_slots,
+        frames_decoded_mean=decoded,
     )

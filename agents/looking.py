@@ -134,9 +134,31 @@ class PreviewFirst(Looking):
 
     def act(self, observation: Observation) -> Tensor:
         """Go to the most promising frame that was not looked at; halt as the rule says."""
-        assert observation.preview is not None
-        best = _best(observation.preview[..., 0], observation)
+        best = _best(self.score(observation), observation)
         return self.go(self.rule.act(observation)[:, 0] == 1, best, observation.length)
+
+    def score(self, observation: Observation) -> Tensor:
+        """What each position promises (batch, positions)."""
+        assert observation.preview is not None
+        return observation.preview[..., 0]
+
+
+class PacketFirst(PreviewFirst):
+    """A rule that only halts, looking first where packets are largest for their surroundings; nothing is decoded.
+
+    Args:
+        rule: decides when to stop; `Prefix(k)` makes it the best k by packets.
+        max_length: positions of the longest sequence.
+    """
+
+    def __init__(self, rule: Agent, max_length: int) -> None:
+        super().__init__(rule, max_length)
+        self.needs = rule.needs | {"seen", "packets"}
+
+    def score(self, observation: Observation) -> Tensor:
+        """How much larger the packets are than those around."""
+        assert observation.packets is not None
+        return observation.packets
 
 
 class TruthFirst(Looking):

@@ -31,7 +31,7 @@ class PreviewFit(Checked):
         batch_size: sequences of one update.
         learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW, 0 to 1.
-        flips: mirror half of the thumbnails in learning.
+        flips: mirror half of the thumbnails in learning, where the preview has any.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PreviewFit(Checked):
 
 
 class PreviewPhase(Phase):
-    """The tiny network over thumbnails learns; the reader stands still."""
+    """The tiny network of the preview learns; the reader stands still."""
 
     name = "preview"
 
@@ -68,9 +68,9 @@ class PreviewPhase(Phase):
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the preview."""
         assert isinstance(self.scene.reader, FrameReader)
-        assert self.scene.reader.thumbnail is not None
+        assert self.scene.reader.previewer is not None
         return torch.optim.AdamW(
-            self.scene.reader.thumbnail.parameters(),
+            self.scene.reader.previewer.parameters(),
             lr=self.fit.learning_rate,
             weight_decay=self.fit.weight_decay,
         )
@@ -95,17 +95,16 @@ class PreviewPhase(Phase):
         assert self._worth is not None
         reader = self.scene.reader
         assert isinstance(reader, FrameReader)
-        assert reader.thumbnail is not None
+        assert reader.previewer is not None
         drawn = torch.randint(0, len(self._worth), (self.fit.batch_size,), generator=generator)
         reads = whole_reads(self.scene.source, self._rows[drawn], 1, 1)
         device = next(reader.parameters()).device
         real = (reads.counts > 0).to(device)
-        assert reader.frames is not None
-        pictures = reader.frames.thumbnails(reads.tokens[..., 0].to(device)[real])
-        if self.fit.flips and torch.rand((), generator=generator) < 0.5:
-            pictures = pictures.flip(-1)
+        shown = reader.shown_to_preview(reads.tokens[..., 0].to(device)[real])
+        if reader.thumbnail is not None and self.fit.flips and torch.rand((), generator=generator) < 0.5:
+            shown = shown.flip(-1)
         score = torch.full(real.shape, -1e9, device=device)
-        score[real] = reader.thumbnail(pictures)[:, 0]
+        score[real] = reader.previewer(shown)[:, 0]
         worth = self._worth[drawn][:, : real.shape[1]].to(device)
         loss = -(score.log_softmax(1) + worth).logsumexp(1).mean()
         yield loss, {"loss": float(loss.detach())}

@@ -127,7 +127,7 @@ class Training(Checked):
         first: list[Phase] = []
         if not warm:
             first = [WarmupPhase(scene, self.warmup, order)]
-            if isinstance(scene.reader, FrameReader) and scene.reader.thumbnail is not None:
+            if isinstance(scene.reader, FrameReader) and scene.reader.previewer is not None:
                 first.append(PreviewPhase(scene, self.preview, self.clip_norm))
         policy = PolicyPhase(
             scene, self.learner, self.updates, self.episodes, self.learning_rate,

@@ -21,7 +21,7 @@ from temporal.agents.controls import (
     best_stops,
 )
 from temporal.agents.fitted import Chosen
-from temporal.agents.looking import PreviewFirst, RandomFrames, TruthFirst, UniformFrames
+from temporal.agents.looking import PacketFirst, PreviewFirst, RandomFrames, TruthFirst, UniformFrames
 from temporal.agents.policy import PolicyAgent
 from temporal.agents.recordings import Recording, Thresholds
 from temporal.agents.ways import all_ways, orders, own_levels
@@ -164,6 +164,7 @@ def _countdowns(bench: Bench, source: Sequences, tokens: list[int]) -> Iterator[
         yield Trial("random", k, RandomFrames(k, longest, bench.seed))
         if bench.reader.preview_size:
             yield Trial("preview_top", k, PreviewFirst(Prefix(k), longest))
+        yield Trial("packet_top", k, PacketFirst(Prefix(k), longest))
         if source.truth is not None:
             yield Trial("oracle", k, TruthFirst(k, source.truth, longest))
 

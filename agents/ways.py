@@ -7,7 +7,7 @@ from functools import partial
 
 from temporal.agents.base import Agent
 from temporal.agents.controls import Sifting
-from temporal.agents.looking import Coarse, PreviewFirst
+from temporal.agents.looking import Coarse, PacketFirst, PreviewFirst
 from temporal.agents.policy import PolicyAgent
 from temporal.decisions import Sift
 from temporal.readers.base import Reader
@@ -33,6 +33,7 @@ def orders(reader: Reader) -> dict[str, Follow]:
         found["_coarse"] = Coarse
         if reader.preview_size:
             found["_preview"] = lambda rule: PreviewFirst(rule, longest)
+        found["_packets"] = lambda rule: PacketFirst(rule, longest)
     return found
 
 

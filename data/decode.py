@@ -27,6 +27,7 @@ from jaxtyping import Float, Int, UInt8
 
 from temporal.data.decord_video import DecordVideo
 from temporal.data.packets import VideoError, scan, told
+from temporal.data.sizes import Packets
 from temporal.data.stream import Stream
 
 __all__ = ["MAX_PIXELS", "Decoded", "Decoder", "Probe", "Video", "VideoError", "spread"]
@@ -67,6 +68,8 @@ class Decoded(NamedTuple):
     missing: tuple[str, ...] = ()
     """What the file promised and did not give, where that is let pass, of the whole and of these frames; what it may
     lack."""
+    packets: Packets | None = None
+    """Of all frames of the span, where they were asked for."""
 
 
 def spread(span: tuple[int, int], num_positions: int) -> Int[np.ndarray, " num"]:

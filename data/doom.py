@@ -17,12 +17,13 @@ from fractions import Fraction
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import av
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from temporal.data.bustle import Bustle
 from temporal.errors import UserError, bad, reason
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Clip:
         entropy: makes the clip, and no other clip has the same.
         crf: of H.264: higher is smaller and worse.
         made: what all clips of the set have in common, kept in each file.
+        busy: other things come and go, too.
     """
 
     path: str
@@ -92,6 +94,7 @@ class Clip:
     entropy: tuple[int, ...]
     crf: int
     made: str
+    busy: bool = False
 
 
 class _UnfitError(Exception):
@@ -107,6 +110,7 @@ def make_doom(
     kinds: Sequence[str] = KINDS,
     shares: tuple[float, float, float] = SHARES,
     crf: int = CRF,
+    busy: bool = False,
 ) -> Path:
     """Render the set into the folder `out`, clips that are there excepted, and return its manifest.
 
@@ -126,12 +130,14 @@ def make_doom(
         kinds: monsters by their names in ZDoom, equally frequent in each split.
         shares: of train, validation and test, in clips and in maps.
         crf: of H.264, 0 to 51: higher is smaller and worse.
+        busy: let other things come and go as the monster does, and the light flicker, and encode with one quantiser
+            (crf) throughout, so that the sizes of packets alone do not tell where the monster is.
 
     Raises:
         UserError: without vizdoom, for a setting out of range, and where `out` is a file or holds another set.
     """
     _check(out, clips, seed, workers, kinds, crf)
-    plan = _plan(clips, seed, tuple(kinds), shares, crf)
+    plan = _plan(clips, seed, tuple(kinds), shares, crf, busy)
     try:
         for split in SPLITS:
             (out / split).mkdir(parents=True, exist_ok=True)
@@ -168,19 +174,24 @@ def _check(out: Path, clips: int, seed: int, workers: int, kinds: Sequence[str],
 
 
 def _plan(
-    clips: int, seed: int, kinds: tuple[str, ...], shares: tuple[float, float, float], crf: int
+    clips: int,
+    seed: int,
+    kinds: tuple[str, ...],
+    shares: tuple[float, float, float],
+    crf: int,
+    busy: bool = False,
 ) -> list[Clip]:
     """All clips of the set, split after split. A split's first clips do not depend on how many there are."""
     if abs(sum(shares) - 1) > 1e-6 or min(round(share * clips) for share in shares) < 1:
         raise bad("make-doom", "shares", shares, "three that add up to 1 and leave no split empty")
     order = [LEVELS[i] for i in np.random.default_rng(seed).permutation(len(LEVELS))]
-    made = json.dumps([seed, kinds, shares, crf, version("vizdoom")])
+    made = json.dumps([seed, kinds, shares, crf, version("vizdoom"), *(["busy"] if busy else [])])
     levels, counts = _shared(len(order), shares), _shared(clips, shares)
     plan: list[Clip] = []
     for s, split in enumerate(SPLITS):
         own = tuple(order[sum(levels[:s]) : sum(levels[: s + 1])])
         plan += [
-            Clip(f"{split}/{i:05}.mp4", kinds[i % len(kinds)], split, own, (seed, s, i), crf, made)
+            Clip(f"{split}/{i:05}.mp4", kinds[i % len(kinds)], split, own, (seed, s, i), crf, made, busy)
             for i in range(counts[s])
         ]
     return plan
@@ -241,21 +252,21 @@ def make_clip(game: DoomGame, out: Path, clip: Clip) -> dict[str, Any]:
         seed = int(np.random.SeedSequence([*clip.entropy, attempt]).generate_state(1)[0]) >> 1
         level = clip.levels[seed % len(clip.levels)]
         try:
-            walk = make_walk(game, level, clip.kind, seed)
+            walk = make_walk(game, level, clip.kind, seed, clip.busy)
         except _UnfitError:
             continue
         names = {"path": clip.path, "label": clip.kind, "split": clip.split, "map": level, "seed": seed}
         row = {**names, "truth": walk.areas.tolist()}
         # A name that is there is a clip that is whole, whenever the process was stopped.
         part = out / f"{clip.path}.part"
-        write_clip(part, walk.frames, clip.crf, _comment(clip.made, row))
+        write_clip(part, walk.frames, clip.crf, _comment(clip.made, row), "qp" if clip.busy else "crf")
         part.replace(out / clip.path)
         return row
     raise bad("make-doom", f"walks for {clip.path}", MAX_ATTEMPTS, f"one that shows a {clip.kind}")
 
 
-def make_walk(game: DoomGame, level: str, kind: str, seed: int) -> Walk:
-    """Walk through a map for 64 frames, with a monster of that kind summoned on the way.
+def make_walk(game: DoomGame, level: str, kind: str, seed: int, busy: bool = False) -> Walk:
+    """Walk through a map for 64 frames, with a monster of that kind summoned on the way, or among much else if busy.
 
     The same arguments make the same walk, whatever was played before.
 
@@ -267,7 +278,7 @@ def make_walk(game: DoomGame, level: str, kind: str, seed: int) -> Walk:
     game.set_seed(seed)
     game.new_episode()
     _begin(game, draw)
-    frames, areas, path = _record(game, kind, draw)
+    frames, areas, path = _record(game, kind, draw, Bustle(seed) if busy else None)
     if areas.max() < MIN_AREA or path < MIN_PATH:
         raise _UnfitError
     return Walk(frames, areas)
@@ -315,12 +326,15 @@ def _begin(game: DoomGame, draw: np.random.Generator) -> None:
     game.make_action([0, float(draw.uniform(-18, 18)), 0], 10)
 
 
-def _record(game: DoomGame, kind: str, draw: np.random.Generator) -> tuple[Frames, Areas, float]:
+def _record(
+    game: DoomGame, kind: str, draw: np.random.Generator, bustle: Bustle | None
+) -> tuple[Frames, Areas, float]:
     """Frames, areas of the monster's box, and how far the walk went in map units."""
     frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
     areas = np.zeros(NUM_FRAMES, np.int64)
     steering, moment = _Steering(draw), draw.integers(4, NUM_FRAMES - 8)
     path, before = 0.0, np.asarray(_state(game).game_variables)
+    _send(game, bustle.begin() if bustle else [])
     for i in range(NUM_FRAMES):
         state = _state(game)
         frames[i], areas[i] = state.screen_buffer, _area_of(state, kind)
@@ -330,9 +344,15 @@ def _record(game: DoomGame, kind: str, draw: np.random.Generator) -> tuple[Frame
         # Where there is no room for it nothing comes, so it is tried again.
         if i >= moment and not any(thing.name == kind for thing in state.objects or ()):
             game.send_game_command(f"summon {kind}")
+        _send(game, bustle.commands() if bustle else [])
         # Now and then a door is in the way.
         game.make_action([1, steering.turn(moved), float(i % 4 == 0)], TICS)
     return frames, areas, path
+
+
+def _send(game: DoomGame, commands: list[str]) -> None:
+    for command in commands:
+        game.send_game_command(command)
 
 
 class _Steering:
@@ -379,11 +399,21 @@ def _is_corpse(name: str) -> bool:
     return name.startswith("Dead") and name != "DeadMarine"
 
 
-def write_clip(path: Path, frames: Frames, crf: int, comment: str) -> None:
-    """Encode frames as H.264 in mp4, with a comment; the same frames give the same bytes."""
+def write_clip(
+    path: Path, frames: Frames, quality: int, comment: str, control: Literal["crf", "qp"] = "crf"
+) -> None:
+    """Encode frames as H.264 in mp4, with a comment; the same frames give the same bytes.
+
+    Args:
+        path: of the file.
+        frames: of the clip.
+        quality: 0 to 51: higher is smaller and worse.
+        comment: kept in the file.
+        control: crf saves where much changes; qp is the same quantiser throughout.
+    """
     # With more threads, and with mbtree over B-frames even on one, x264 gives other bytes each time.
     fixed = f"keyint={KEY_EVERY}:scenecut=0:bframes=0:mbtree=0:threads=1"
-    options = {"crf": str(crf), "preset": "fast", "x264-params": fixed}
+    options = {control: str(quality), "preset": "fast", "x264-params": fixed}
     with av.open(str(path), "w", format="mp4") as container:
         container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=FRAME_RATE, options=options)
@@ -403,7 +433,9 @@ def _row_of(out: Path, clip: Clip) -> dict[str, Any] | None:
     except av.error.FFmpegError:
         return None
     if not comment.startswith(_comment(clip.made, {})[:-2]):
-        expected = "an empty folder, or a set with the same seed, kinds, shares, crf and version of vizdoom"
+        expected = (
+            "an empty folder, or a set with the same seed, kinds, shares, crf, busy and version of vizdoom"
+        )
         raise bad("make-doom", "OUT", str(out), expected)
     row: dict[str, Any] = json.loads(comment)["row"]
     return row

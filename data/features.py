@@ -1,4 +1,4 @@
-"""Features and thumbnails of all frames of a source, computed once, kept on disk and memory-mapped."""
+"""Features, thumbnails and packets of all frames of a source, computed once, kept on disk and memory-mapped."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from torch import Tensor
 from temporal.data.base import preparing
 from temporal.data.clips import VideoSequences
 from temporal.data.decode import MAX_PIXELS
-from temporal.data.decoders import Decoders, Request, VideoError
+from temporal.data.decoders import Decoded, Decoders, Request, VideoError
 from temporal.data.pool import Pool, digest
 from temporal.data.text import cache_folder
 from temporal.errors import UserError
+from temporal.packet_sizes import NUM_NUMBERS
 from temporal.readers.frames import FrameEncoder, View, thumbnail
 from temporal.readers.video import FrameReader
 
-FORMAT = 1  # changes when what is kept would
+FORMAT = PACKETS_FORMAT = 1  # change when what is kept would
+PACKETS = "packets"
 FEATURES, THUMBNAILS = np.float16, np.uint8
 AHEAD = 8  # clips that are being decoded while one is encoded
 
@@ -34,7 +36,8 @@ class _Kind(NamedTuple):
     """One table of the cache: its pool, and how its rows come from frames at base size."""
 
     pool: Pool
-    make: Callable[[Tensor], Tensor]
+    make: Callable[[Tensor], Tensor] | None
+    """None for what the packets tell."""
 
 
 class CachedFrames:
@@ -88,6 +91,14 @@ class CachedFrames:
         """Frames at the size of previews."""
         return self._look_up("thumbnail", ids)
 
+    def packets(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n numbers"]:
+        """What the packets around frames tell."""
+        return self._look_up(PACKETS, ids)[:, :NUM_NUMBERS]
+
+    def starts(self, ids: Int[Tensor, " n"]) -> Int[Tensor, "n 2"]:
+        """The key frame that decoding each frame starts from, and how many are decoded from there on."""
+        return self._look_up(PACKETS, ids)[:, NUM_NUMBERS:].long()
+
     def pixels(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 side side"]:
         """Frames at the base size, decoded anew: they would fill the disk."""
         clips, positions = (part.numpy() for part in self._clips.locate(ids))
@@ -99,7 +110,7 @@ class CachedFrames:
             tickets[clip] = here, _ask(self._decoders, self._clips, clip, positions[here], self._side)
         for clip, (here, ticket) in tickets.items():
             answer = _answer(self._decoders, ticket, self._clips.clips[clip].path)
-            found[here] = _channels_first(answer)
+            found[here] = _channels_first(answer.frames)
         return found.to(ids.device)
 
 
@@ -125,13 +136,12 @@ def _kinds(reader: FrameReader) -> dict[str, _Kind]:
         height, width = reader.thumbnail.height, reader.thumbnail.width
         small = pool((3, height, width), THUMBNAILS, "thumbnail", height, width)
         found["thumbnail"] = _Kind(small, lambda pixels: thumbnail(pixels, height, width))
+    found[PACKETS] = _Kind(pool((NUM_NUMBERS + 2,), np.float32, PACKETS, PACKETS_FORMAT), None)
     return found
 
 
 def _keys(clips: VideoSequences, kinds: dict[str, _Kind]) -> list[str]:
     """What each clip is known by."""
-    if not kinds:
-        return [""] * len(clips)
     contents: dict[str, str] = {}
     keys = []
     for index, clip in enumerate(clips.clips):
@@ -147,24 +157,42 @@ def _fill(
     decoders: Decoders, clips: VideoSequences, kinds: dict[str, _Kind], keys: list[str], missing: list[int], side: int,
     device: torch.device,
 ) -> None:  # fmt: skip
-    for done, (index, pixels) in enumerate(_decode_all(decoders, clips, missing, side), start=1):
-        for kind in kinds.values():
-            if kind.pool.span(keys[index]) is None:
-                kind.pool.add(keys[index], kind.make(pixels.to(device)).cpu().numpy())
+    def lacking(index: int) -> list[_Kind]:
+        return [kind for kind in kinds.values() if kind.pool.span(keys[index]) is None]
+
+    def request(index: int) -> Request:
+        """All frames where any are lacking; for the packets alone nothing is decoded."""
+        decodes = any(kind.make is not None for kind in lacking(index))
+        path, start, end = clips.clips[index]
+        indices = clips.frame_indices(index) if decodes else []
+        return Request(path, indices, (side, side), 0, start, end, packets=True)
+
+    for done, (index, opened) in enumerate(_open_all(decoders, clips, missing, request), start=1):
+        pixels = _channels_first(opened.frames).to(device)
+        for kind in lacking(index):
+            rows = (
+                _packet_rows(clips, index, opened) if kind.make is None else kind.make(pixels).cpu().numpy()
+            )
+            kind.pool.add(keys[index], rows)
         preparing.get()("frames of videos", done, len(missing))
 
 
-def _decode_all(
-    decoders: Decoders, clips: VideoSequences, which: list[int], side: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Every position of some clips in turn, a few clips ahead of what is asked for."""
-    tickets = {}
+def _packet_rows(clips: VideoSequences, index: int, opened: Decoded) -> NDArray[np.float32]:
+    """What the packets of a clip tell of its positions."""
+    assert opened.packets is not None
+    return opened.packets.rows(clips.frame_indices(index) - clips.spans[index].first)
+
+
+def _open_all(
+    decoders: Decoders, clips: VideoSequences, which: list[int], request: Callable[[int], Request]
+) -> Iterator[tuple[int, Decoded]]:
+    """What is asked of some clips in turn, a few clips ahead."""
+    tickets: dict[int, int] = {}
     for place, index in enumerate(which):
         for ahead in which[place : place + AHEAD]:
             if ahead not in tickets:
-                request = Request(clips.clips[ahead].path, clips.frame_indices(ahead), (side, side))
-                tickets[ahead] = decoders.submit(request)
-        yield index, _channels_first(_answer(decoders, tickets[index], clips.clips[index].path))
+                tickets[ahead] = decoders.submit(request(ahead))
+        yield index, _answer(decoders, tickets[index], clips.clips[index].path)
 
 
 def _ask(
@@ -174,9 +202,9 @@ def _ask(
     return decoders.submit(Request(clips.clips[index].path, indices, (side, side)))
 
 
-def _answer(decoders: Decoders, ticket: int, path: str) -> NDArray[np.uint8]:
+def _answer(decoders: Decoders, ticket: int, path: str) -> Decoded:
     try:
-        return decoders.result(ticket).frames
+        return decoders.result(ticket)
     except VideoError as error:
         raise UserError(f"data: video {path}, got {error}; expected a file that can be decoded") from None
 

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -16,6 +17,7 @@ from temporal.data.clips import Span, VideoSequences
 from temporal.data.decode import spread
 from temporal.data.decoders import Decoded, Decoders, Request, VideoError
 from temporal.data.manifests import Clip
+from temporal.packet_sizes import NUM_NUMBERS
 from temporal.readers.frames import FrameEncoder, View, thumbnail
 
 AHEAD_BYTES = 1 << 28  # of frames that were decoded before their turn
@@ -40,6 +42,8 @@ class Footage:
     def __init__(self, clip: Clip, opened: Decoded, num_positions: int) -> None:
         self.clip, self.span = clip, Span(*opened.probe.span)
         self.indices = spread(self.span, num_positions)
+        assert opened.packets is not None
+        self.packets = opened.packets.rows(self.indices - self.span.first)
         self.requests: list[Spent] = []
         self.missing: dict[str, None] = {}
         """What the file promised and did not give, each once, as found so far."""
@@ -106,8 +110,9 @@ class Opening:
         while len(self._tickets) < min(self._ahead, self.left):
             path, start, end = self._clips[self.next + len(self._tickets)]
             size = (self._side, self._side)
-            everything = Request(path, None, size, self._num_positions, start, end, last=True)
-            request = everything if self._everything else Request(path, start=start, end=end)
+            everything = Request(path, None, size, self._num_positions, start, end, last=True, packets=True)
+            opened = Request(path, start=start, end=end, packets=True)
+            request = everything if self._everything else opened
             self._tickets.append(self._decoders.submit(request))
 
     def take(self) -> Footage | VideoError:
@@ -204,6 +209,21 @@ class LiveFrames:
         """What the encoder makes of frames in a view."""
         found: Tensor = encoder(view.cut(self.pixels(ids)))
         return found
+
+    def packets(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n numbers"]:
+        """What the packets around frames tell; nothing is decoded for it."""
+        return self._packet_rows(ids)[:, :NUM_NUMBERS]
+
+    def starts(self, ids: Int[Tensor, " n"]) -> Int[Tensor, "n 2"]:
+        """The key frame that decoding each frame starts from, and how many are decoded from there on."""
+        return self._packet_rows(ids)[:, NUM_NUMBERS:].long()
+
+    def _packet_rows(self, ids: Tensor) -> Tensor:
+        clips, positions = self.clips.locate(ids)
+        places = zip(clips.tolist(), positions.tolist(), strict=True)
+        rows = [self._footage[clip].packets[position] for clip, position in places]
+        found = np.stack(rows) if rows else np.zeros((0, NUM_NUMBERS + 2), np.float32)
+        return torch.from_numpy(found).to(ids.device)
 
     def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames at the size of previews."""

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from temporal.data.counters import MOST_REFERENCES, REFERENCES, H264Counter, counter_of
 from temporal.data.integrity import find_damage
 from temporal.data.promises import Stamp, find_doubts, find_missing, is_counted
+from temporal.data.sizes import Packets, order_packets
 from temporal.data.transport import ends_open
 from temporal.errors import reason
 
@@ -60,6 +61,10 @@ class Timeline(NamedTuple):
     """Decoding can only start at pictures after which others still ask for what was before them."""
     num_references: int = 1
     """Frames that others may be predicted from, at most."""
+    sizes: Int[np.ndarray, " frames"] = np.zeros(0, np.int64)
+    """Bytes of the packet of each frame that is shown."""
+    kinds: Int[np.ndarray, " frames"] = np.zeros(0, np.int64)
+    """Of these packets, as `temporal.packet_sizes` numbers them."""
 
     @property
     def key_frames(self) -> Int[np.ndarray, " keys"]:
@@ -77,6 +82,14 @@ class Timeline(NamedTuple):
         ticks = self.shown[0] + seconds / self.tick_seconds + 0.5
         place = int(np.searchsorted(self.shown, ticks, side="right")) - 1
         return min(max(place, 0), len(self.shown) - 1)
+
+    def packets(self, span: tuple[int, int]) -> Packets:
+        """What the packets of the frames of a span tell."""
+        first, stop = span
+        keys = np.searchsorted(self.starts, self.shown[first:stop], side="right") - 1
+        begins = np.searchsorted(self.shown, self.starts)[keys.clip(0)]
+        run_ups = np.arange(first, stop) - begins + 1
+        return Packets(self.sizes[first:stop], self.kinds[first:stop], run_ups)
 
     def span(self, start: float | None, end: float | None) -> tuple[int, int]:
         """First frame, and the one after the last, shown from start on and before end, in seconds; one at least."""
@@ -168,7 +181,15 @@ def scan(path: str, container: InputContainer, stream: VideoStream) -> Timeline:
     timeline = _timeline(video, clock, unsure)
     doubt = None if timeline.ambiguous else find_doubts(timeline.shown, timeline.tick_seconds)
     last = int(np.searchsorted(timeline.shown, video[-1].pts or 0))
+    packets = order_packets(
+        [stamp.dts if timeline.by_dts else stamp.pts for stamp in video],
+        [stamp.is_key for stamp in video],
+        [stamp.size for stamp in video],
+        timeline.shown,
+    )
     return timeline._replace(
+        sizes=packets.sizes,
+        kinds=packets.kinds,
         missing=tuple(missing),
         doubts=() if doubt is None else (doubt,),
         ends_open=container.format.name == "mpegts" and ends_open(path, stream.id),
@@ -193,7 +214,7 @@ def _read(
                 counter.add(packet)
             yield Stamp(
                 packet.stream_index, packet.pts, packet.dts, packet.duration or 0,
-                packet.is_keyframe, packet.is_discard, packet.is_corrupt,
+                packet.is_keyframe, packet.is_discard, packet.is_corrupt, packet.size,
             )  # fmt: skip
     except av.error.FFmpegError as error:
         missing.append(told(error))

@@ -32,6 +32,8 @@ class Stamp(NamedTuple):
     is_hidden: bool
     """Decoded and not shown."""
     is_corrupt: bool
+    size: int = 0
+    """Bytes."""
 
     @property
     def end(self) -> int:

@@ -36,6 +36,8 @@ class Request(NamedTuple):
     """Seconds between which positions are spread."""
     last: bool = False
     """Nothing more will be asked of the file, which is closed afterwards."""
+    packets: bool = False
+    """Say what the packets of all frames between start and end tell, too."""
 
 
 class Settings(NamedTuple):
@@ -129,4 +131,5 @@ def _decode(video: Video, request: Request) -> Decoded:
     span = video.timeline.span(request.start, request.end)
     wanted = spread(span, request.num_positions) if request.indices is None else request.indices
     found = video.frames(wanted, request.size)
-    return found._replace(probe=found.probe._replace(span=span))
+    packets = video.timeline.packets(span) if request.packets else None
+    return found._replace(probe=found.probe._replace(span=span), packets=packets)

@@ -154,6 +154,11 @@ def make_parser() -> argparse.ArgumentParser:
     doom.add_argument("--clips", type=option(DoomClips), default=4000, help="in all three splits")
     doom.add_argument("--seed", type=option(Seed), default=0, help="the same seed makes the same bytes")
     doom.add_argument("--workers", type=option(Workers), help="processes; one for each core")
+    doom.add_argument(
+        "--busy",
+        action="store_true",
+        help="let other things come and go as the monster does, so that the size of a frame does not tell",
+    )
 
     strips = commands.add_parser("strips", help="draw the frames that an agent looks at in some test videos")
     strips.add_argument("run", help="run folder")

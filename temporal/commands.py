@@ -296,8 +296,9 @@ def run_make_doom(options: argparse.Namespace, overrides: list[str]) -> None:
     workers = options.workers or os.cpu_count() or 1
     with bar("rendering", "clips") as progress:
         manifest = make_doom(
-            Path(options.out), options.clips, options.seed, workers, lambda done, num: progress("", done, num)
-        )
+            Path(options.out), options.clips, options.seed, workers, lambda done, num: progress("", done, num),
+            busy=options.busy,
+        )  # fmt: skip
     tell(manifest)
 
 

@@ -79,6 +79,11 @@ def attention_flops(width: int, context: Tensor) -> Tensor:
     return 4.0 * width * context.double()  # whole numbers times a float would be float32, exact to 1.7e7 only
 
 
+def resize_flops(source: int, target: int) -> int:
+    """FLOPs of making a small picture of a large one: one for each number touched, of the source and of the target."""
+    return source + target
+
+
 def module_flops(module: nn.Module) -> int:
     """FLOPs of one vector through every linear layer of a feed-forward module, once each."""
     return sum(

@@ -52,6 +52,9 @@ class Observation(NamedTuple):
     episode: Int[Tensor, " batch"]
     seen: Bool[Tensor, "batch positions"] | None = None
     preview: Float[Tensor, "batch positions preview"] | None = None
+    packets: Float[Tensor, "batch positions"] | None = (
+        None  # excess of each position's packets, 0 beyond the end
+    )
 
 
 class Reading(Protocol):
@@ -61,7 +64,7 @@ class Reading(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which costly parts of an observation it uses: some of probabilities, peek, seen, preview."""
+        """Which costly parts of an observation it uses: some of probabilities, peek, seen, preview, packets."""
 
     @property
     def decision_flops(self) -> float:

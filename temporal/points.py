@@ -28,7 +28,8 @@ class Point:
     `price` is in units of the average full reading, `budget` in tokens, `setting` the rule's own parameter (tokens
     or a threshold); each is None where it does not apply, as `seconds_mean` where features came from a cache.
     Accuracies are from 0 to 1 with a Wilson interval; means are over the `n` sequences; `flops_full` is the cost of
-    reading the average sequence in full; `batch` the slots.
+    reading the average sequence in full; `batch` the slots; `frames_decoded_mean` the frames that
+    a decoder has to go through for those looked at and for previews, None for texts.
 
     Raises:
         UserError: a value of the wrong type or outside its range.
@@ -51,6 +52,7 @@ class Point:
     tokens_mean: float
     seconds_mean: float | None
     batch: int
+    frames_decoded_mean: float | None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -74,6 +76,9 @@ class Point:
         except ValueError:
             raise bad(where, "line", line[:40], "a point in JSON") from None
         names = [field.name for field in fields(cls)]
+        if isinstance(values, dict) and set(names) - set(values) == {"frames_decoded_mean"}:
+            expected = "points of this version; `temporal evaluate --again RUN` makes them anew"
+            raise bad(where, "fields", "none named frames_decoded_mean", expected)
         if not isinstance(values, dict) or set(values) != set(names):
             got = sorted(values) if isinstance(values, dict) else values
             raise bad(where, "fields", got, ", ".join(names))

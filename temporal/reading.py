@@ -41,6 +41,7 @@ class _Rows:
     fresh: Tensor  # probabilities belong to the present state
     seen: Tensor  # (slots, positions), no positions unless needed
     preview: Tensor  # (slots, positions, numbers), likewise
+    packets: Tensor  # (slots, positions), likewise
     state: State
 
     def take(self, rows: Tensor) -> _Rows:
@@ -81,7 +82,7 @@ class Slots:
         num_slots: how many are read side by side; 1 or more.
         chunk: tokens of one observation; 1 or more.
         needs: parts of an observation to compute: probabilities (charged whenever they change), peek, seen, preview
-            (charged once, for every position).
+            and packets (charged once, for every position).
         decision_flops: what each decision of the agent costs, peeking aside.
         peek_flops: what each token of the next chunk costs that is peeked at.
         keep_last: keep in `last` what was known where sequences ended, at no charge.
@@ -177,6 +178,7 @@ class Slots:
             peek=peek,
             seen=rows.seen if "seen" in self.needs else None,
             preview=rows.preview if "preview" in self.needs else None,
+            packets=rows.packets if "packets" in self.needs else None,
             episode=rows.episode,
         )
 
@@ -306,7 +308,9 @@ class Slots:
         return "seen" in self.needs or not self.scheme.forward
 
     def _preview_flops(self) -> int:
-        return self.reader.preview_flops if "preview" in self.needs else 0
+        """What each position costs before anything is read."""
+        each = {"preview": self.reader.preview_flops, "packets": self.reader.packet_flops}
+        return sum(flops for need, flops in each.items() if need in self.needs)
 
     def _finish(self, ended: Tensor, halted: Tensor) -> Outcome:
         rows = self._rows
@@ -367,6 +371,7 @@ class Slots:
                 num, self.reader.task.max_length * self._tracks_seen, dtype=torch.bool, device=device
             ),
             preview=self._preview(sequence, length),
+            packets=self._packets(sequence, length),
             state=self.reader.initial(num),
         )
 
@@ -376,6 +381,15 @@ class Slots:
         if not width or not len(sequence):
             return torch.zeros(len(sequence), width, self.reader.preview_size, device=self.device)
         return self.reader.preview(
+            self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens
+        )
+
+    def _packets(self, sequence: Tensor, length: Tensor) -> Tensor:
+        """The excess of every position's packets; of none where the agent needs none."""
+        width = self._num_places("packets")
+        if not width or not len(sequence):
+            return torch.zeros(len(sequence), width, device=self.device)
+        return self.reader.packet_excess(
             self.source.fetch(sequence, torch.zeros_like(length), length, width).tokens
         )
 

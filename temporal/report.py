@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from temporal.runs import Run, read_floor
 from temporal.strips import Strip, plot_strips
 
 SHARES = (0.05, 0.10, 0.15, 0.25)
+DECODING_SHARE = 0.10
 STRIP_SIZE = (60, 80)  # height and width of a frame on a strip, in pixels
 ORACLES = ("hindsight", "oracle")
 BAGS = ("naive_bayes", "logistic", "bag_of_words")
@@ -150,7 +152,7 @@ def report(folders: list[Path], console: Console) -> None:
         table.add_row(name, *cells, *(f"{100 * a:.2f} [{100 * b:.1f}, {100 * c:.1f}]" for a, b, c in at))
     console.print(table)
     console.print(_footnote(found.floor, len(folders)))
-    for line in _against_bags(found):
+    for line in (*_against_bags(found), *_decoding(found, DECODING_SHARE)):
         console.print(line)
 
 
@@ -185,6 +187,21 @@ def _against_bags(found: Evaluated) -> Iterator[str]:
         else f"the reader, reading all, does no better ({found.full_accuracy:.2%})"
     )
     yield f"bag of words: {name} reaches {accuracy[name]:.2%} at {share:.4%} of a full reading; {verdict}."
+
+
+def _decoding(found: Evaluated, share: float) -> Iterator[str]:
+    """How many frames each agent has decoded where it spends a share of a full reading; nothing for texts."""
+    told = []
+    for name in found.names:
+        own = [p for p in found.points if p.agent == name and p.frames_decoded_mean is not None]
+        each = []
+        for seed in {p.seed for p in own}:
+            mine = sorted((p.flops_mean, p.frames_decoded_mean or 0.0) for p in own if p.seed == seed)
+            flops, decoded = np.array(mine).T
+            each.append(np.interp(math.log(share * found.flops_full), np.log(flops), decoded))
+        told += [f"{name} {np.mean(each):.1f}"] if each else []
+    if told:
+        yield f"frames decoded of a video on average, at {share:.0%} of a full reading: {', '.join(told)}."
 
 
 def _difference(found: Evaluated, name: str, low: float, full: float) -> str:

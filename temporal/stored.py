@@ -42,9 +42,10 @@ from temporal.experiment import (
     make_parser,
 )
 from temporal.readers.frames import ImageModel, Thumbnail
+from temporal.readers.packets import PacketSizes
 
 BASES: tuple[type, ...] = (
-    *KINDS.values(), Training, Evaluation, Warmup, PreviewFit, StoppingFit, Thumbnail,
+    *KINDS.values(), Training, Evaluation, Warmup, PreviewFit, StoppingFit, Thumbnail, PacketSizes,
 )  # fmt: skip
 """What settings can be objects of."""
 

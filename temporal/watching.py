@@ -154,8 +154,8 @@ def _summary(out: Path, totals: Totals, run: Run) -> str:
 def _score_all(run: Run, clips: list[Clip], first: int, decoders: Decoders, budget: Budget) -> Iterator[Part]:
     """Score the clips from `first` on, as many at a time as make a batch of readable ones."""
     assert isinstance(run.reader, FrameReader)
-    previews = "preview" in run.agent.needs
-    opening = Opening(decoders, clips, first, run.task.max_length, run.reader.frame_size, previews, AHEAD)
+    everything = "preview" in run.agent.needs and run.reader.thumbnail is not None  # packets need no decoding
+    opening = Opening(decoders, clips, first, run.task.max_length, run.reader.frame_size, everything, AHEAD)
     batch: list[Footage] = []
     failures: list[Failure] = []
     while opening.left or batch or failures:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from temporal.data.base import SPLITS, Sequences, Source, Split
+from temporal.packet_sizes import EXCESS, NUM_NUMBERS
 from temporal.readers.base import Reader, Task
 from temporal.readers.frames import FrameEncoder, Thumbnail, View, thumbnail
 from temporal.readers.video import AttentiveFrameReader, FrameReader, RecurrentFrameReader
@@ -46,6 +47,15 @@ class NoiseFrames:
 
     def thumbnails(self, ids: Tensor) -> Tensor:
         return thumbnail(self._pixels[ids], *THUMBNAIL)
+
+    def packets(self, ids: Tensor) -> Tensor:
+        """The brighter a frame, the larger its packet."""
+        light = self._pixels[ids].float().mean((1, 2, 3), keepdim=True)[..., 0, 0]
+        return light / 255 * torch.eye(NUM_NUMBERS)[EXCESS]
+
+    def starts(self, ids: Tensor) -> Tensor:
+        """A key frame in four."""
+        return torch.stack([(ids - 1) // 4 * 4, (ids - 1) % 4 + 1], -1)
 
 
 def make_frame_reader(

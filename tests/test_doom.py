@@ -227,8 +227,8 @@ def test_interrupted_sets_are_completed_with_the_same_bytes(tmp_path: Path) -> N
     with pytest.raises(UserError) as caught:
         make_doom(out, 10, 4, 1, kinds=TWO, shares=(0.6, 0.2, 0.2))
     assert str(caught.value) == (
-        f"make-doom: OUT, got {str(out)!r}; expected an empty folder, or a set with the same seed, kinds, shares, crf "
-        "and version of vizdoom"
+        f"make-doom: OUT, got {str(out)!r}; expected an empty folder, or a set with the same seed, kinds, shares, crf, "
+        "busy and version of vizdoom"
     )
 
 

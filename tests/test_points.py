@@ -28,6 +28,7 @@ POINT = Point(
     tokens_mean=63.5,
     seconds_mean=0.002,
     batch=64,
+    frames_decoded_mean=None,
 )
 
 
@@ -41,7 +42,7 @@ class TestPoints:
     def test_fields_are_the_documented_ones_in_order(self) -> None:
         assert " ".join(json.loads(POINT.to_json())) == (
             "task split agent seed price budget setting n accuracy accuracy_low accuracy_high flops_mean flops_full "
-            "observations_mean tokens_mean seconds_mean batch"
+            "observations_mean tokens_mean seconds_mean batch frames_decoded_mean"
         )
 
     def test_truncated_line_is_named(self, tmp_path: Path) -> None:

@@ -79,12 +79,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def train(data: Path, folder: Path, preview: bool) -> Path:
+def train(data: Path, folder: Path, preview: bool, config: str = CONFIG) -> Path:
     from temporal.cli import main
 
-    config = folder.with_suffix(".yaml")
-    config.write_text(CONFIG % (data, str(preview).lower()))
-    assert main(["train", str(config), "--out", str(folder)]) == 0
+    file = folder.with_suffix(".yaml")
+    file.write_text(config % (data, str(preview).lower()))
+    assert main(["train", str(file), "--out", str(folder)]) == 0
     return folder
 
 
@@ -92,6 +92,16 @@ def train(data: Path, folder: Path, preview: bool) -> Path:
 def eager(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An agent that sees previews and halts after a frame or two."""
     return train(data, tmp_path_factory.mktemp("runs") / "eager", True)
+
+
+@pytest.fixture(scope="module")
+def demuxing(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An agent whose previews are made of packets: nothing is decoded for them. It halts at the end only."""
+    folder = tmp_path_factory.mktemp("runs") / "demuxing"
+    thumbnail = "{class_path: temporal.readers.frames.Thumbnail, init_args: {height: 24, width: 32}}"
+    assert thumbnail in CONFIG
+    config = CONFIG.replace(thumbnail, "{class_path: temporal.readers.packets.PacketSizes}")
+    return never_halting(train(data, folder, True, config))
 
 
 def never_halting(folder: Path) -> Path:
@@ -271,6 +281,19 @@ def test_frames_decoded_are_counted(
         assert len(row["frames"]) == 1
         assert 1 <= row["frames_decoded"] <= row["frames"][0] % 12 + 1  # from the key frame before it
     assert sum(r["frames_decoded"] for r in unseen) < sum(r["frames_decoded"] for r in seen) / 3
+
+
+def test_previews_of_packets_have_nothing_decoded(
+    demuxing: Path, run: Path, films: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = score(capsys, demuxing, films, "--frames", 1, out=tmp_path / "a.parquet")
+    for row in rows:
+        assert len(row["frames"]) == 1
+        assert 1 <= row["frames_decoded"] <= row["frames"][0] % 12 + 1  # from the key frame before it
+    reader = runs.load(demuxing, True).reader
+    previews = [min(row["frames_total"], FRAMES) * reader.preview_flops for row in rows]
+    assert reader.preview_flops < runs.load(run, True).reader.preview_flops / 100
+    assert all(row["flops"] > flops for row, flops in zip(rows, previews, strict=True))
 
 
 def test_short_videos_are_read_whole(either: Path, films: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -225,6 +225,18 @@ class Reader(Checked, nn.Module, ABC):
         """FLOPs of the preview of one position."""
         return 0
 
+    @property
+    def packet_flops(self) -> int:
+        """FLOPs of comparing the packets of one position with those around."""
+        return 0
+
+    def packet_excess(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions"]:
+        """How much larger the packets of positions are than those around, for which nothing is decoded.
+
+        Positions of id 0 are padding and give 0. Raises NotImplementedError for a reader of no videos.
+        """
+        raise NotImplementedError
+
     def preview(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions preview"]:
         """Something cheap about positions before they are read; the first number says how much they promise.
 

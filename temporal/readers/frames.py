@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from temporal.cost import linear_flops
+from temporal.cost import linear_flops, resize_flops
 from temporal.errors import UserError, bad
 from temporal.ranges import Checked, Pixels, Range, Text, Units, UnitsOrNone
 
@@ -68,6 +68,12 @@ class View:
     name: str
     size: int
     window: tuple[float, float, float, float] | None = None
+
+    def resize_flops(self, side: int) -> int:
+        """FLOPs of cutting this view of a frame of `side` x `side` pixels; 0 where it has the size already."""
+        share = self.window[2] if self.window else 1.0
+        source = round(share * side)
+        return 0 if source == self.size else resize_flops(3 * source**2, 3 * self.size**2)
 
     def cut(self, pixels: UInt8[Tensor, "n 3 side side"]) -> Float[Tensor, "n 3 size size"]:
         """This view of some frames, 0 to 255; pixel for pixel, without resampling, where it has the size already."""

@@ -9,15 +9,17 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from temporal.cost import cell_flops, linear_flops, module_flops
+from temporal.cost import cell_flops, linear_flops, module_flops, resize_flops
 from temporal.errors import bad
+from temporal.packet_sizes import EXCESS, NUMBERS_FLOPS
 from temporal.ranges import BelowOne, Few, Pixels, Text, Units
 from temporal.readers.base import Chunk, Reader, Reads, State, Task, close_up
 from temporal.readers.frames import FrameEncoder, Thumbnail, View, parse_views
+from temporal.readers.packets import PacketSizes
 from temporal.readers.readout import ReadOut
 
 NUM_WAVES = 6  # sines and cosines that say when a frame is from
-PREVIEWS = 128  # thumbnails that go through their network together; more leave a CPU's cache
+PREVIEWS = 128  # frames whose previews go through their network together; more leave a CPU's cache
 LOUDEST = 8.0  # attention scores stay within +- this, so that their exponentials can be summed as they come
 
 
@@ -33,6 +35,12 @@ class Frames(Protocol):
     def thumbnails(self, ids: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames at the size of previews."""
 
+    def packets(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n numbers"]:
+        """What the packets around frames tell, as `temporal.packet_sizes.packet_numbers` gives it."""
+
+    def starts(self, ids: Int[Tensor, " n"]) -> Int[Tensor, "n 2"]:
+        """The key frame that decoding each frame starts from, and how many are decoded from there on."""
+
 
 class FrameReader(Reader):
     """What readers of frames share: looking frames up, encoding them in a mode, saying when they are from.
@@ -47,7 +55,8 @@ class FrameReader(Reader):
             crops of half its width and height.
         frame_size: pixels of a side of the square to which frames are decoded; views are cut from it.
         hidden_size: units of what is remembered of each frame.
-        preview: tiny network over thumbnails of all frames; none leaves previews out.
+        preview: tiny network over thumbnails of all frames, which must be decoded for it, or over the sizes of their
+            packets, for which nothing is; none leaves previews out.
         feature_dropout: share of features zeroed in training, 0 to below 1.
         summary_dropout: share of read-out entries zeroed in training, 0 to below 1.
     """
@@ -61,7 +70,7 @@ class FrameReader(Reader):
         views: tuple[Text, ...] = ("128px",),
         frame_size: Pixels = 128,
         hidden_size: Units = 192,
-        preview: Thumbnail | None = None,
+        preview: Thumbnail | PacketSizes | None = None,
         feature_dropout: BelowOne = 0.3,
         summary_dropout: BelowOne = 0.3,
     ) -> None:
@@ -81,12 +90,16 @@ class FrameReader(Reader):
         self.adapters = nn.ModuleList(nn.Linear(encoder.feature_size, hidden_size) for _ in self.views)
         self.when = nn.Linear(2 * NUM_WAVES, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.thumbnail = preview
+        self.thumbnail = preview if isinstance(preview, Thumbnail) else None
+        self.packets = preview if isinstance(preview, PacketSizes) else None
         self.preview_size = 0 if preview is None else preview.size
         self.feature_dropout, self.summary_dropout = nn.Dropout(feature_dropout), nn.Dropout(summary_dropout)
         self.frames: Frames | None = None
         each = [
-            encoder.flops(view.size) + module_flops(adapter) + module_flops(self.when)
+            view.resize_flops(frame_size)
+            + encoder.flops(view.size)
+            + module_flops(adapter)
+            + module_flops(self.when)
             for view, adapter in zip(self.views, self.adapters, strict=True)
         ]
         self._look_flops = torch.tensor([0, *each], dtype=torch.float64)
@@ -103,19 +116,42 @@ class FrameReader(Reader):
 
     def preview(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions preview"]:
         """What the tiny network makes of every frame; 0 where the id is padding."""
-        if self.thumbnail is None:
+        if self.previewer is None:
             raise NotImplementedError
         found = torch.zeros(*tokens.shape, self.preview_size, device=tokens.device)
         real = tokens > 0
-        pixels = self._store().thumbnails(tokens[real])
-        for part, rows in zip(pixels.split(PREVIEWS), real.nonzero().split(PREVIEWS), strict=True):
-            found[rows[:, 0], rows[:, 1]] = self.thumbnail(part).to(found.dtype)
+        shown = self.shown_to_preview(tokens[real])
+        for part, rows in zip(shown.split(PREVIEWS), real.nonzero().split(PREVIEWS), strict=True):
+            found[rows[:, 0], rows[:, 1]] = self.previewer(part).to(found.dtype)
+        return found
+
+    def packet_excess(self, tokens: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions"]:
+        """How much larger the packets of each frame are than those around; 0 where the id is padding."""
+        found = torch.zeros(tokens.shape, device=tokens.device)
+        found[tokens > 0] = self._store().packets(tokens[tokens > 0])[:, EXCESS]
         return found
 
     @property
+    def packet_flops(self) -> int:
+        """One for each number touched."""
+        return NUMBERS_FLOPS
+
+    @property
+    def previewer(self) -> Thumbnail | PacketSizes | None:
+        """The tiny network."""
+        return self.packets if self.thumbnail is None else self.thumbnail
+
+    def shown_to_preview(self, ids: Int[Tensor, " n"]) -> Tensor:
+        """What the tiny network is shown of frames: their thumbnails, or what their packets tell."""
+        return self._store().packets(ids) if self.thumbnail is None else self._store().thumbnails(ids)
+
+    @property
     def preview_flops(self) -> int:
-        """One thumbnail through the tiny network."""
-        return 0 if self.thumbnail is None else self.thumbnail.flops
+        """Shrinking one frame to its thumbnail, where there is one, and the tiny network."""
+        if self.thumbnail is None:
+            return 0 if self.packets is None else self.packets.flops
+        shrunk = resize_flops(3 * self.frame_size**2, 3 * self.thumbnail.height * self.thumbnail.width)
+        return shrunk + self.thumbnail.flops
 
     def _store(self) -> Frames:
         if self.frames is None:
@@ -205,7 +241,7 @@ class AttentiveFrameReader(FrameReader):
         frame_size: Pixels = 128,
         hidden_size: Units = 192,
         num_heads: Few = 4,
-        preview: Thumbnail | None = None,
+        preview: Thumbnail | PacketSizes | None = None,
         feature_dropout: BelowOne = 0.3,
         summary_dropout: BelowOne = 0.3,
     ) -> None:
@@ -288,7 +324,7 @@ class RecurrentFrameReader(FrameReader):
         views: tuple[Text, ...] = ("128px",),
         frame_size: Pixels = 128,
         hidden_size: Units = 192,
-        preview: Thumbnail | None = None,
+        preview: Thumbnail | PacketSizes | None = None,
         feature_dropout: BelowOne = 0.3,
         summary_dropout: BelowOne = 0.3,
     ) -> None:
