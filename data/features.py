@@ -164,7 +164,7 @@ def _fill(
         """All frames where any are lacking; for the packets alone nothing is decoded."""
         decodes = any(kind.make is not None for kind in lacking(index))
         path, start, end = clips.clips[index]
-        indices = clips.frame_indices(index) if decodes else []
+        indices: NDArray[np.int64] | list[int] = clips.frame_indices(index) if decodes else []
         return Request(path, indices, (side, side), 0, start, end, packets=True)
 
     for done, (index, opened) in enumerate(_open_all(decoders, clips, missing, request), start=1):

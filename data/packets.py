@@ -142,7 +142,8 @@ def lowered(text: str) -> str:
 @contextmanager
 def said() -> Iterator[list[tuple[str, str]]]:
     """Collect what FFmpeg says is wrong, in this thread: who says it, and what."""
-    level, found = av.logging.get_level(), []
+    level = av.logging.get_level()
+    found: list[tuple[str, str]] = []
     av.logging.set_level(av.logging.ERROR)
     try:
         with av.logging.Capture() as logs:

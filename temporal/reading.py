@@ -386,7 +386,7 @@ class Slots:
 
     def _packets(self, sequence: Tensor, length: Tensor) -> Tensor:
         """The excess of every position's packets; of none where the agent needs none."""
-        width = self._num_places("packets")
+        width = self.reader.task.max_length if "packets" in self.needs else 0
         if not width or not len(sequence):
             return torch.zeros(len(sequence), width, device=self.device)
         return self.reader.packet_excess(

@@ -130,7 +130,7 @@ class TestPreview:
     def test_it_has_hidden_units(self) -> None:
         with pytest.raises(UserError) as caught:
             PacketSizes(0)
-        expected = "reader: hidden_size of the preview, got 0; expected a whole number from 1 up"
+        expected = "PacketSizes: hidden_size, got 0; expected a whole number from 1 to 8,192"
         assert str(caught.value) == expected
 
     def test_a_reader_shows_it_what_packets_tell(self) -> None:
