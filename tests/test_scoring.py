@@ -467,7 +467,11 @@ def read_long(capsys: Capture, run: Path, place: Path, *budget: str) -> dict[str
     return row
 
 
-def test_a_text_of_a_million_tokens_within_a_budget(text_run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_text_of_a_million_tokens_within_a_budget(
+    text_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # an agent that passes over what does not tell may look through the whole text for six that do
+    monkeypatch.setattr("temporal.decisions.Sift.apply", lambda self, option, choice, modes: choice)
     assert 0 < read_long(capsys, text_run, tmp_path, "--tokens", "6")["tokens_read"] <= 6
 
 
