@@ -35,7 +35,7 @@ from temporal.agents.checkpoint import (
 from temporal.agents.policy import PolicyAgent
 from temporal.bounded import MIB, check_entries, load_json, load_yaml, read_text
 from temporal.curve import FLOOR_SHARE
-from temporal.data.stored_tokenizer import load_tokenizer
+from temporal.data.stored_tokenizer import check_tokenizer, load_tokenizer
 from temporal.data.text import SAMPLES, TextSource
 from temporal.errors import UserError, bad, reason
 from temporal.experiment import Experiment
@@ -101,7 +101,7 @@ class Run:
             if not os.path.isfile(tokenizer):
                 expected = "a tokenizer.json that exists; --trust has transformers load what is named"
                 raise bad(where, "data.tokenizer", tokenizer, expected)
-            load_tokenizer(Path(tokenizer), False, self.task.vocabulary_size)
+            check_tokenizer(Path(tokenizer), self.task.vocabulary_size)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of a run on texts; raises UserError where there is none that can be believed."""

@@ -15,7 +15,7 @@ from benchmarks.hostile_configs import SLOTS, Case, put
 from benchmarks.hostile_files import cases
 from temporal import runs, stored
 from temporal.bounded import load_yaml
-from temporal.data.stored_tokenizer import PATTERNS, load_tokenizer
+from temporal.data.stored_tokenizer import PATTERNS, check_tokenizer, load_tokenizer
 from temporal.errors import UserError
 from temporal.experiment import concrete, dump, find_config, make_parser, parse
 from tests.mails import call, complaint
@@ -188,3 +188,18 @@ def test_a_tokenizer_from_elsewhere_is_taken_unless_it_holds_a_pattern(tmp_path:
         UserError, match=r"^run: truncation in .*, got 'some'; expected none: texts are read as "
     ):
         load_tokenizer(file, False, 4, trust=True)
+
+
+def test_a_tokenizer_that_a_run_names_may_be_a_link_and_cut_texts(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
+    tokenizer.enable_truncation(1)
+    tokenizer.enable_padding()
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots").mkdir()
+    tokenizer.save(str(tmp_path / "blobs" / "0"))
+    link = tmp_path / "snapshots" / "tokenizer.json"  # as in the cache of the Hugging Face hub
+    link.symlink_to(tmp_path / "blobs" / "0")
+    check_tokenizer(link, 3)
+    with pytest.raises(UserError) as error:
+        check_tokenizer(link, 4)
+    assert str(error.value) == f"run: vocabulary of {link}, got 3; expected 4, as the run was trained with"
