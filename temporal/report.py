@@ -23,7 +23,6 @@ from temporal.display import Advance
 from temporal.episodes import Plan
 from temporal.errors import bad, reason
 from temporal.experiment import Experiment
-from temporal.fingerprints import differing, fingerprints
 from temporal.intervals import band, compare, estimate_area
 from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
@@ -52,12 +51,6 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         experiment.seed,
         *_learning(run, experiment),
     )
-    known = run.about.get("fingerprints")
-    changed = known is not None and differing(known, fingerprints(experiment.data)) is not None
-    if experiment.data.task != run.task or changed:
-        raise bad(
-            "evaluate", "data", experiment.data.name, f"the data that {run.folder} was trained on, unchanged"
-        )
     found = evaluate(
         experiment.evaluation,
         bench,

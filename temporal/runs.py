@@ -39,7 +39,7 @@ from temporal.data.stored_tokenizer import check_tokenizer, load_tokenizer
 from temporal.data.text import SAMPLES, TextSource
 from temporal.errors import UserError, bad, reason
 from temporal.experiment import Experiment
-from temporal.fingerprints import fingerprints
+from temporal.fingerprints import differing, fingerprints
 from temporal.readers.base import Reader, Task
 
 FORMAT = 2
@@ -73,7 +73,8 @@ class Run:
         """The whole experiment, data opened.
 
         Raises:
-            UserError: data that are not here, and the run is not trusted to fetch any; data that cannot be opened.
+            UserError: data that are not here, and the run is not trusted to fetch any; data that cannot be opened, or
+                are others than those of the training.
         """
         where = f"run: {self.folder / 'config.yaml'}"
         settings = self.config["data"]["settings"]
@@ -87,7 +88,12 @@ class Run:
                     settings[key],
                     f"{self.task.max_length}, as the run was trained with",
                 )
-        return stored.build(stored.check(self.config, where, self.trust), where)
+        experiment = stored.build(stored.check(self.config, where, self.trust), where)
+        changed = differing(self.about.get("fingerprints"), fingerprints(experiment.data))
+        if experiment.data.task != self.task or changed:
+            expected = f"the data that {self.folder} was trained on, unchanged"
+            raise bad("run", "data", experiment.data.name, expected)
+        return experiment
 
     def _check_here(self, settings: dict[str, Any], where: str) -> None:
         """Raise UserError for data or a tokenizer that would have to be fetched, or that could be a trap."""
@@ -380,5 +386,3 @@ def copy_reader(run: Run, reader: Reader) -> None:
         UserError: they do not fit.
     """
     load_weights(reader, run.reader.state_dict(), run.folder / "model.safetensors")
-    if not torch.equal(reader.salience, run.reader.salience):
-        raise bad("train", "--reader-from", str(run.folder), "a run whose reader fits this configuration")
