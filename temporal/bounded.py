@@ -24,6 +24,7 @@ KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
+"""What is no regular file, by its type in a mode."""
 
 
 def check_entries(folder: Path, where: str = "run") -> None:

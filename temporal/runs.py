@@ -18,7 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from tokenizers import Tokenizer
 from torch import nn
@@ -40,13 +39,13 @@ from temporal.data.text import SAMPLES, TextSource
 from temporal.errors import UserError, bad, reason
 from temporal.experiment import Experiment
 from temporal.fingerprints import differing, fingerprints
+from temporal.ranges import Inner, check
 from temporal.readers.base import Reader, Task
 
 FORMAT = 2
 CONFIG_BYTES, ABOUT_BYTES = MIB // 4, 16 * MIB
 MOST_LENGTH = 1 << 24  # positions of a sequence
 MOST_ROOM = 1 << 22  # tokens of all slots side by side
-MOST_SETTINGS = 1000  # of a curve
 MOST_SEEN = 1 << 26  # positions of all slots side by side, where an agent sees all of them
 PACKAGES = ("torch", "tokenizers", "datasets", "gymnasium", "numpy", "safetensors", "jsonargparse")
 
@@ -257,10 +256,6 @@ def _check_room(experiment: Experiment, task: Task, agent: PolicyAgent, where: s
     room = experiment.chunk * experiment.num_slots
     if room > MOST_ROOM:
         raise bad(where, "chunk times num_slots", room, f"at most {MOST_ROOM}")
-    if experiment.evaluation.num_settings > MOST_SETTINGS:
-        raise bad(
-            where, "evaluation.num_settings", experiment.evaluation.num_settings, f"at most {MOST_SETTINGS}"
-        )
     seen = task.max_length * experiment.num_slots * bool({"seen", "preview"} & agent.needs)
     if seen > MOST_SEEN:
         raise bad(where, "num_slots times the task's max_length", seen, f"at most {MOST_SEEN}")
@@ -284,10 +279,7 @@ def read_floor(folder: Path) -> float:
     """The share of a full reading from which a run's areas count, from its configuration; nothing is built."""
     config = stored.check_part(read_config(folder), "evaluation", f"run: {folder / 'config.yaml'}")
     floor = config.get("init_args", {}).get("floor", FLOOR_SHARE)
-    if not 0 < floor < 1:
-        raise bad(
-            "run", f"evaluation.floor in {folder / 'config.yaml'}", floor, "a number above 0 and below 1"
-        )
+    check("run", f"evaluation.floor in {folder / 'config.yaml'}", Inner, floor)
     return float(floor)
 
 

@@ -226,7 +226,7 @@ def evaluated(folder: Path, price: float, budget: float | None) -> tuple[Any, li
     plan = Plan.of(torch.arange(len(source)), price, budget)
     recorder = SpanRecorder(len(source))
     outcome = read(source, loaded.reader, loaded.agent, plan, 64, 1, recorder)
-    return outcome, recorder.positions, source
+    return outcome, list(map(list, recorder.positions)), source
 
 
 @pytest.mark.parametrize(
