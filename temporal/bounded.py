@@ -210,7 +210,8 @@ def _until(end: type, events: Iterator[Any]) -> Iterator[Any]:
 
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 WHOLE = re.compile(r"[-+]?[0-9]+")
-NUMBER = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.?[0-9]+)([eE][-+]?[0-9]+)?")
+# As PyYAML writes and reads them: without a point 1e5 is a text.
+NUMBER = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?")
 NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
 
 

@@ -18,7 +18,10 @@ from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun
 from temporal.data.base import Sequences
 from temporal.data.clips import VideoSequences
+from temporal.data.decode import MAX_PIXELS
 from temporal.data.decoders import Decoders, Request
+from temporal.data.features import awaited
+from temporal.data.video import VideoSource
 from temporal.display import Advance
 from temporal.episodes import Plan
 from temporal.errors import bad, reason
@@ -250,7 +253,7 @@ def draw_strips(
         seed: of the drawing of clips.
 
     Raises:
-        UserError: a run on texts; more clips than there are.
+        UserError: a run on texts; more clips than there are; one that cannot be decoded.
     """
     source = experiment.data.split("test")
     if not isinstance(source, VideoSequences):
@@ -267,10 +270,11 @@ def draw_strips(
     )
     assert outcome is not None
     full, strips = run.reader.full_flops(), []
-    with Decoders(1) as decoders:
+    most = experiment.data.max_pixels if isinstance(experiment.data, VideoSource) else MAX_PIXELS
+    with Decoders(1, max_pixels=most) as decoders:
         for i, row in enumerate(rows.tolist()):
             request = Request(source.clips[row].path, source.frame_indices(row), STRIP_SIZE)
-            pictures = decoders.result(decoders.submit(request)).frames
+            pictures = awaited(decoders, decoders.submit(request), request.path).frames
             names, chances = run.task.class_names, outcome.probabilities[i]
             truth = "" if source.labels is None else f"{names[int(source.labels[row])]}: "
             title = (
