@@ -31,7 +31,7 @@ WORDS_OF_LETTERS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-PATTERNS = tuple(WORDS_OF_LETTERS % digits for digits in ("", "{1,3}"))
+PATTERNS = (*(WORDS_OF_LETTERS % digits for digits in ("", "{1,3}")), " {2,}")
 """Of tokenizers that are in wide use; any other pattern could be one that takes for ever to match."""
 
 
