@@ -124,11 +124,11 @@ HEADS = {
 
 def _check_kind(file: Path) -> None:
     """Raise FaultError or OSError for what is no file of text, before it is opened: a pipe would be waited for."""
-    kind = stat.S_IFMT(file.stat().st_mode)
-    if kind == stat.S_IFDIR:
+    mode = stat.S_IFMT(file.stat().st_mode)
+    if mode == stat.S_IFDIR:
         os.scandir(file).close()  # one that may not be listed says so
-    if kind != stat.S_IFREG:
-        raise FaultError(f"{KINDS.get(kind, 'no file')}; expected a file")
+    if mode != stat.S_IFREG:
+        raise FaultError(f"{KINDS.get(mode, 'no file')}; expected a file")
     if file.suffix.lower() == ".parquet":
         return
     with file.open("rb") as opened:

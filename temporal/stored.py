@@ -156,14 +156,14 @@ class _Translation:
     def _one_of(self, value: Any, hints: Sequence[Any], at: str) -> Any:
         if value is None and type(None) in hints:
             return None
-        first: UserError | None = None
+        errors: list[UserError] = []
         for hint in hints:
             try:
                 return self.translate(value, hint, at)
             except UserError as error:
-                first = first or error
-        assert first is not None
-        raise first
+                errors.append(error)
+        # the first of a class that is right, in which something else is wrong
+        raise min(errors, key=lambda error: f": {at}.class, " in str(error))
 
     def _items(self, value: Any, hints: Sequence[Any], at: str) -> list[Any]:
         if not isinstance(value, list):

@@ -101,6 +101,14 @@ def test_what_a_configuration_cannot_hold(
     assert complaint(capsys, "score", copy, copy) == f"run: {copy}/config.yaml: {message}"
 
 
+def test_of_several_kinds_that_one_is_told_whose_class_is_right() -> None:
+    config = stored.to_stored(parse(["--config", str(find_config("clips_packets"))]))
+    config["reader"]["settings"]["preview"]["settings"]["hidden_size"] = "8"
+    with pytest.raises(UserError) as error:
+        stored.check(config, "here")
+    assert str(error.value) == "here: reader.preview.hidden_size, got '8'; expected a whole number"
+
+
 def test_a_class_of_the_users_own_is_imported_only_where_the_run_is_trusted(
     text_run: Path, copy: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
