@@ -73,7 +73,7 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
 
 
 def _learning(run: Run, experiment: Experiment) -> tuple[Sequences, Tensor]:
-    """The train split, and the rows of it that the agent learned from: the reader did not, where a share was held out."""
+    """The train split, and the rows that the agent learned from: the reader did not, where a share was held out."""
     source = experiment.data.split("train")
     parts = source, run.reader, run.agent, run.chunk, run.num_slots, experiment.seed
     return source, experiment.training.scene(*parts).agent_rows
