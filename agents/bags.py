@@ -27,6 +27,7 @@ ITERATIONS = 40  # of L-BFGS
 OWN_FIT = (
     64  # tokens of the longest prefix that gets a fit of its own; longer ones hardly differ from the whole
 )
+MOST_LEADS = 1 << 24  # that torch takes quantiles of
 BATCH = 64  # texts whose scores after every token are held at once
 
 
@@ -239,6 +240,7 @@ def _spread_leads(model: Linear, validation: Bag, num: int) -> list[float]:
     all_leads = torch.cat(
         [lead.flatten()[:: max(lead.numel() // 1000, 1)] for _, lead, _ in model.leads(validation)]
     )
+    all_leads = all_leads[:: -(-len(all_leads) // MOST_LEADS)]
     found: list[float] = torch.cat([all_leads.quantile(shares), best.quantile(shares)]).unique().tolist()
     return found
 

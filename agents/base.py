@@ -13,8 +13,8 @@ from temporal.episodes import Observation
 class Agent(ABC):
     """Chooses an action for every row of an observation.
 
-    The loop computes and charges only what `needs` names: "probabilities" (the reader's answer at every step) and
-    "peek" (token ids of the next chunk).
+    The loop computes and charges only what `needs` names: "probabilities" (the reader's answer at every step), "peek"
+    (token ids of the next chunk), "preview" and "packets" (of every position, once) and "seen" (which were read).
     """
 
     scheme: Scheme

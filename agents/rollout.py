@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any, NamedTuple
 
 import torch
@@ -133,7 +134,7 @@ class SpanRecorder:
     """
 
     def __init__(self, num: int) -> None:
-        self.positions: list[list[int]] = [[] for _ in range(num)]
+        self.positions = [array("i") for _ in range(num)]  # four bytes each
 
     def add(self, observation: Observation, actions: Tensor, transition: Transition) -> None:
         """Keep the places of one step."""

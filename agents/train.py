@@ -203,7 +203,7 @@ def _prepare(phase: Phase, index: int, first: int, models: nn.ModuleDict, folder
     present = {name: tensor.clone() for name, tensor in models.state_dict().items()} if first else None
     if present is None:
         begun.save(models, None, index, 0)
-    elif begun.load_models(models) != (index, 0):  # of an earlier version, which did not keep it
+    elif begun.load_models(models) != (index, 0):  # it is gone: the present ones must do
         models.load_state_dict(present)
     torch.manual_seed(derive(seed, phase.name, "prepare"))
     phase.prepare(torch.Generator().manual_seed(derive(seed, phase.name, "prepare")))

@@ -68,8 +68,8 @@ class Evaluation(Checked):
 class Bench:
     """What is evaluated, and on what.
 
-    `train` and its `agent_rows`, the share that the reader did not learn from, are what rules are fitted on; without
-    them there are no such rules.
+    `train` and its `agent_rows`, the share that the reader did not learn from (all, where none was held out), are what
+    rules are fitted on; without them there are no such rules.
     """
 
     task_name: str

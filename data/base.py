@@ -36,7 +36,6 @@ class Sequences:
         flat: all tokens, one after the other; any integer type.
         offsets: where each sequence starts, and at the end where the last one stops; int64.
         labels: class index of each, or None where unknown.
-        max_length: sequences are read up to this many tokens; None for all.
     """
 
     def __init__(
@@ -44,12 +43,10 @@ class Sequences:
         flat: NDArray[np.integer],
         offsets: NDArray[np.int64],
         labels: NDArray[np.int64] | None,
-        max_length: int | None = None,
     ) -> None:
         self._flat = flat
         self._starts = offsets[:-1]
-        lengths = np.diff(offsets)
-        self._lengths = torch.from_numpy(np.minimum(lengths, max_length) if max_length else lengths.copy())
+        self._lengths = torch.from_numpy(np.diff(offsets))
         self.labels = None if labels is None else torch.from_numpy(np.array(labels))
 
     def __len__(self) -> int:

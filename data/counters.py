@@ -39,10 +39,6 @@ class Bits:
                 raise ValueError
         return (1 << zeros) - 1 + self.take(zeros)
 
-    def signed(self) -> int:
-        """The same with a sign; only the bits matter here."""
-        return self.golomb()
-
 
 class Sequence(NamedTuple):
     """What a sequence parameter set says of the numbers in slices (H.264, 7.3.2.1.1)."""

@@ -109,7 +109,7 @@ class CachedFrames:
             here = (clips == clip).nonzero()[0]
             tickets[clip] = here, _ask(self._decoders, self._clips, clip, positions[here], self._side)
         for clip, (here, ticket) in tickets.items():
-            answer = _answer(self._decoders, ticket, self._clips.clips[clip].path)
+            answer = awaited(self._decoders, ticket, self._clips.clips[clip].path)
             found[here] = _channels_first(answer.frames)
         return found.to(ids.device)
 
@@ -192,7 +192,7 @@ def _open_all(
         for ahead in which[place : place + AHEAD]:
             if ahead not in tickets:
                 tickets[ahead] = decoders.submit(request(ahead))
-        yield index, _answer(decoders, tickets[index], clips.clips[index].path)
+        yield index, awaited(decoders, tickets[index], clips.clips[index].path)
 
 
 def _ask(
@@ -202,7 +202,8 @@ def _ask(
     return decoders.submit(Request(clips.clips[index].path, indices, (side, side)))
 
 
-def _answer(decoders: Decoders, ticket: int, path: str) -> Decoded:
+def awaited(decoders: Decoders, ticket: int, path: str) -> Decoded:
+    """What a ticket stands for; raises UserError for a video that cannot be decoded."""
     try:
         return decoders.result(ticket)
     except VideoError as error:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
 
+from temporal.bounded import KINDS
 from temporal.data.csv_rows import MAX_LETTERS, FaultError, read_records, too_long
 from temporal.data.json_rows import Unreadable, read_lines, read_list
-from temporal.errors import bad, reason
+from temporal.errors import bad, plain, reason
 
 NOT_UTF8 = "bytes that are not UTF-8"
 MAX_BYTES = 4 * MAX_LETTERS  # that so many letters can take
@@ -111,13 +112,6 @@ def read_rows(files: list[Path], column: str) -> Iterator[Row | Problem]:
             yield Problem(name, number + 1, None, _shorten(str(error) or type(error).__name__))
 
 
-KINDS = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-}
 HEADS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, which begins alike
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -130,12 +124,11 @@ HEADS = {
 
 def _check_kind(file: Path) -> None:
     """Raise FaultError or OSError for what is no file of text, before it is opened: a pipe would be waited for."""
-    mode = file.stat().st_mode
-    for is_kind, kind in KINDS.items():
-        if is_kind(mode):
-            if is_kind is stat.S_ISDIR:
-                os.scandir(file).close()
-            raise FaultError(f"{kind}; expected a file")
+    mode = stat.S_IFMT(file.stat().st_mode)
+    if mode == stat.S_IFDIR:
+        os.scandir(file).close()  # one that may not be listed says so
+    if mode != stat.S_IFREG:
+        raise FaultError(f"{KINDS.get(mode, 'no file')}; expected a file")
     if file.suffix.lower() == ".parquet":
         return
     with file.open("rb") as opened:
@@ -147,8 +140,7 @@ def _check_kind(file: Path) -> None:
 
 def _shorten(text: str) -> str:
     """One line that is safe to show."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:200]
+    return plain(" ".join(text.split()), 200)
 
 
 def _check(input: str, row: int, line: int | None, value: Any) -> Row | Problem:

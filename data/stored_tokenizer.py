@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ WORDS_OF_LETTERS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-PATTERNS = tuple(WORDS_OF_LETTERS % digits for digits in ("", "{1,3}"))
+PATTERNS = (*(WORDS_OF_LETTERS % digits for digits in ("", "{1,3}")), " {2,}")
 """Of tokenizers that are in wide use; any other pattern could be one that takes for ever to match."""
 
 
@@ -46,13 +47,7 @@ def load_tokenizer(file: Path, words: bool, vocabulary_size: int, trust: bool = 
     Raises:
         UserError: a damaged file, another kind, truncation, padding or a pattern, a vocabulary of another size.
     """
-    text = read_text(file, MOST_BYTES)
-    try:
-        stored = load_json(text)
-    except ValueError as error:
-        raise _unreadable(file, error) from None
-    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
-        raise _unreadable(file, "no model")
+    stored = _read(file)
     for key in ("truncation", "padding"):
         if stored.get(key) is not None:
             raise bad("run", f"{key} in {file}", "some", "none: texts are read as they are")
@@ -61,6 +56,27 @@ def load_tokenizer(file: Path, words: bool, vocabulary_size: int, trust: bool = 
     tokenizer = _any(stored, file, trust)
     _check_size(count_ids(tokenizer), vocabulary_size, file)
     return tokenizer
+
+
+def check_tokenizer(file: Path, vocabulary_size: int) -> None:
+    """Raise UserError for a tokenizer.json outside a run, which the run names, that a run would not be taken with.
+
+    It may be a link, and may cut and pad: that is taken back where it is loaded to encode texts.
+    """
+    stored = _read(Path(os.path.realpath(file))) | {"truncation": None, "padding": None}
+    _check_size(count_ids(_any(stored, file, False)), vocabulary_size, file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file says of a tokenizer."""
+    text = read_text(file, MOST_BYTES)
+    try:
+        stored = load_json(text)
+    except ValueError as error:
+        raise _unreadable(file, error) from None
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
+        raise _unreadable(file, "no model")
+    return stored
 
 
 def _check_size(num_ids: int, vocabulary_size: int, file: Path) -> None:

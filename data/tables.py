@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,8 +158,7 @@ def _load(paths: list[str], columns: tuple[str, str]) -> Any:
     settings: dict[str, Any] = {}
     if builder == "csv":
         for path in paths:
-            _check_columns(f"data: {path}", columns, _header(path))
-            _check_csv(path, columns[0])
+            _check_csv(path, columns)
         # as they stand in the file: pandas takes "NA" and "None" for nothing, and columns of numbers for numbers
         only = list(dict.fromkeys(columns))
         settings = {"usecols": only, "converters": dict.fromkeys(only, str), "keep_default_na": False}
@@ -179,16 +177,13 @@ def _cannot_load(what: str, error: Exception) -> UserError:
     return bad("data", "path", what, f"a data set that can be loaded ({told[:200]})")
 
 
-def _header(path: str) -> list[str]:
-    with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _check_csv(path: str, column: str) -> None:
-    """Raise UserError at a line that pandas would pass over, or take for the rest of another."""
+def _check_csv(path: str, columns: tuple[str, str]) -> None:
+    """Raise UserError at a missing column, and a line that pandas would pass over, or take for the rest of another."""
     with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         try:
-            fault = next((record for record in read_records(file, column) if record.fault is not None), None)
+            records = read_records(file, columns[0])
+            _check_columns(f"data: {path}", columns, next(records).cells)
+            fault = next((record for record in records if record.fault is not None), None)
         except FaultError as error:
             raise UserError(f"data: {path}, got {error}; expected rows of texts") from None
     if fault is not None:

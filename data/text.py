@@ -119,7 +119,7 @@ class TextSource(Source):
     def split(self, name: Split) -> Sequences:
         """The sequences of one split, memory-mapped."""
         arrays = [np.load(self._encoded.folder / f"{name}.{what}.npy", mmap_mode="r") for what in PARTS]
-        return Sequences(arrays[0], np.asarray(arrays[1]), np.asarray(arrays[2]), self._max_tokens)
+        return Sequences(arrays[0], np.asarray(arrays[1]), np.asarray(arrays[2]))
 
     def _open(self, files: dict[str, list[str]] | str) -> _Encoded:
         folder = cache_folder() / f"{self._name}-{self._key(files)}"

@@ -92,7 +92,7 @@ class VideoSource(Source):
     ) -> None:
         self._name = Path(path).resolve().stem
         self._num_frames, self._skip_bad, self.num_skipped = num_frames, skip_bad, 0
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         columns = Columns(path_column, label_column, start_column, end_column, truth_column, split_column)
         entries = self._keep(_entry, find_rows(path, columns, root))
         shares = {"validation": validation_share, "test": test_share}
@@ -140,7 +140,7 @@ class VideoSource(Source):
 
         if not isinstance(reader, FrameReader):
             raise bad("data", "reader of videos", type(reader).__name__, "one that reads frames")
-        reader.frames = CachedFrames(self._whole, reader, self._max_pixels)
+        reader.frames = CachedFrames(self._whole, reader, self.max_pixels)
 
     def _index(self, path: str) -> Path:
         key = sha256(os.path.realpath(os.path.expanduser(path)).encode(errors="surrogateescape")).hexdigest()[

@@ -24,6 +24,7 @@ KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
+"""What is no regular file, by its type in a mode."""
 
 
 def check_entries(folder: Path, where: str = "run") -> None:
@@ -209,7 +210,8 @@ def _until(end: type, events: Iterator[Any]) -> Iterator[Any]:
 
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 WHOLE = re.compile(r"[-+]?[0-9]+")
-NUMBER = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.?[0-9]+)([eE][-+]?[0-9]+)?")
+# As PyYAML writes and reads them: without a point 1e5 is a text.
+NUMBER = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?")
 NO_NUMBER = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
 
 

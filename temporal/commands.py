@@ -60,13 +60,14 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     source = _load(options.reader_from, options.trust) if options.reader_from else None
     with _preparing():
         experiment = instantiate(parsed)
+        if source is not None:
+            check_reader(source.folder, source.about, fingerprints(experiment.data))
         reader, agent = experiment.build()
         check_effects(experiment, reader, agent)
-        experiment.data.equip(reader)
+        if source is not None:
+            runs.copy_reader(source, reader)
+        experiment.data.equip(reader)  # last: what is kept of frames goes by the encoder's weights
     _notify(experiment)
-    if source is not None:
-        runs.copy_reader(source, reader)
-        check_reader(source.folder, source.about, fingerprints(experiment.data))
     scene = experiment.training.scene(
         experiment.data.split("train"), reader, agent, experiment.chunk, experiment.num_slots, experiment.seed
     )
@@ -96,6 +97,15 @@ def _preparing() -> Iterator[None]:
             yield
         finally:
             preparing.reset(token)
+
+
+def _open(run: runs.Run) -> Experiment:
+    """The experiment of a run, its data opened and its reader equipped with them."""
+    with _preparing():
+        experiment = run.experiment()
+        experiment.data.equip(run.reader)
+    _notify(experiment)
+    return experiment
 
 
 def _notify(experiment: Experiment) -> None:
@@ -169,10 +179,7 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     for folder in folders:
         if options.again or not (folder / "outcomes.npz").is_file():
             run = _load(folder, options.trust)
-            with _preparing():
-                experiment = run.experiment()
-                experiment.data.equip(run.reader)
-            _notify(experiment)
+            experiment = _open(run)
             with bar(f"evaluating {folder.name}") as progress:
                 evaluate_run(run, experiment, progress)
     report(folders, results())
@@ -279,10 +286,7 @@ def run_list(options: argparse.Namespace, overrides: list[str]) -> None:
 def run_strips(options: argparse.Namespace, overrides: list[str]) -> None:
     """Draw where an agent looks; prints the file."""
     run = _load(options.run, options.trust)
-    with _preparing():
-        experiment = run.experiment()
-        if isinstance(run.reader, FrameReader):
-            experiment.data.equip(run.reader)
+    experiment = _open(run)
     draw_strips(
         run, experiment, Path(options.out), options.clips, options.price, options.frames, options.seed
     )

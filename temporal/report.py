@@ -18,12 +18,14 @@ from temporal.agents.trials import POLICY, Bench
 from temporal.curve import FREE, AgentRun
 from temporal.data.base import Sequences
 from temporal.data.clips import VideoSequences
+from temporal.data.decode import MAX_PIXELS
 from temporal.data.decoders import Decoders, Request
+from temporal.data.features import awaited
+from temporal.data.video import VideoSource
 from temporal.display import Advance
 from temporal.episodes import Plan
 from temporal.errors import bad, reason
 from temporal.experiment import Experiment
-from temporal.fingerprints import differing, fingerprints
 from temporal.intervals import band, compare, estimate_area
 from temporal.plot import Kind, Series, plot_curves
 from temporal.points import Point, Saved, load_outcomes, read_points, save_outcomes, write_points
@@ -52,12 +54,6 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
         experiment.seed,
         *_learning(run, experiment),
     )
-    known = run.about.get("fingerprints")
-    changed = known is not None and differing(known, fingerprints(experiment.data)) is not None
-    if experiment.data.task != run.task or changed:
-        raise bad(
-            "evaluate", "data", experiment.data.name, f"the data that {run.folder} was trained on, unchanged"
-        )
     found = evaluate(
         experiment.evaluation,
         bench,
@@ -77,7 +73,7 @@ def evaluate_run(run: Run, experiment: Experiment, progress: Advance) -> None:
 
 
 def _learning(run: Run, experiment: Experiment) -> tuple[Sequences, Tensor]:
-    """The train split, and the rows of it that the agent learned from and the reader did not."""
+    """The train split, and the rows that the agent learned from: the reader did not, where a share was held out."""
     source = experiment.data.split("train")
     parts = source, run.reader, run.agent, run.chunk, run.num_slots, experiment.seed
     return source, experiment.training.scene(*parts).agent_rows
@@ -257,7 +253,7 @@ def draw_strips(
         seed: of the drawing of clips.
 
     Raises:
-        UserError: a run on texts; more clips than there are.
+        UserError: a run on texts; more clips than there are; one that cannot be decoded.
     """
     source = experiment.data.split("test")
     if not isinstance(source, VideoSequences):
@@ -274,10 +270,11 @@ def draw_strips(
     )
     assert outcome is not None
     full, strips = run.reader.full_flops(), []
-    with Decoders(1) as decoders:
+    most = experiment.data.max_pixels if isinstance(experiment.data, VideoSource) else MAX_PIXELS
+    with Decoders(1, max_pixels=most) as decoders:
         for i, row in enumerate(rows.tolist()):
             request = Request(source.clips[row].path, source.frame_indices(row), STRIP_SIZE)
-            pictures = decoders.result(decoders.submit(request)).frames
+            pictures = awaited(decoders, decoders.submit(request), request.path).frames
             names, chances = run.task.class_names, outcome.probabilities[i]
             truth = "" if source.labels is None else f"{names[int(source.labels[row])]}: "
             title = (

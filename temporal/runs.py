@@ -18,7 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from tokenizers import Tokenizer
 from torch import nn
@@ -35,18 +34,18 @@ from temporal.agents.checkpoint import (
 from temporal.agents.policy import PolicyAgent
 from temporal.bounded import MIB, check_entries, load_json, load_yaml, read_text
 from temporal.curve import FLOOR_SHARE
-from temporal.data.stored_tokenizer import load_tokenizer
+from temporal.data.stored_tokenizer import check_tokenizer, load_tokenizer
 from temporal.data.text import SAMPLES, TextSource
 from temporal.errors import UserError, bad, reason
 from temporal.experiment import Experiment
-from temporal.fingerprints import fingerprints
+from temporal.fingerprints import differing, fingerprints
+from temporal.ranges import Inner, check
 from temporal.readers.base import Reader, Task
 
 FORMAT = 2
 CONFIG_BYTES, ABOUT_BYTES = MIB // 4, 16 * MIB
 MOST_LENGTH = 1 << 24  # positions of a sequence
 MOST_ROOM = 1 << 22  # tokens of all slots side by side
-MOST_SETTINGS = 1000  # of a curve
 MOST_SEEN = 1 << 26  # positions of all slots side by side, where an agent sees all of them
 PACKAGES = ("torch", "tokenizers", "datasets", "gymnasium", "numpy", "safetensors", "jsonargparse")
 
@@ -73,7 +72,8 @@ class Run:
         """The whole experiment, data opened.
 
         Raises:
-            UserError: data that are not here, and the run is not trusted to fetch any; data that cannot be opened.
+            UserError: data that are not here, and the run is not trusted to fetch any; data that cannot be opened, or
+                are others than those of the training.
         """
         where = f"run: {self.folder / 'config.yaml'}"
         settings = self.config["data"]["settings"]
@@ -87,7 +87,12 @@ class Run:
                     settings[key],
                     f"{self.task.max_length}, as the run was trained with",
                 )
-        return stored.build(stored.check(self.config, where, self.trust), where)
+        experiment = stored.build(stored.check(self.config, where, self.trust), where)
+        changed = differing(self.about.get("fingerprints"), fingerprints(experiment.data))
+        if experiment.data.task != self.task or changed:
+            expected = f"the data that {self.folder} was trained on, unchanged"
+            raise bad("run", "data", experiment.data.name, expected)
+        return experiment
 
     def _check_here(self, settings: dict[str, Any], where: str) -> None:
         """Raise UserError for data or a tokenizer that would have to be fetched, or that could be a trap."""
@@ -101,7 +106,7 @@ class Run:
             if not os.path.isfile(tokenizer):
                 expected = "a tokenizer.json that exists; --trust has transformers load what is named"
                 raise bad(where, "data.tokenizer", tokenizer, expected)
-            load_tokenizer(Path(tokenizer), False, self.task.vocabulary_size)
+            check_tokenizer(Path(tokenizer), self.task.vocabulary_size)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of a run on texts; raises UserError where there is none that can be believed."""
@@ -251,10 +256,6 @@ def _check_room(experiment: Experiment, task: Task, agent: PolicyAgent, where: s
     room = experiment.chunk * experiment.num_slots
     if room > MOST_ROOM:
         raise bad(where, "chunk times num_slots", room, f"at most {MOST_ROOM}")
-    if experiment.evaluation.num_settings > MOST_SETTINGS:
-        raise bad(
-            where, "evaluation.num_settings", experiment.evaluation.num_settings, f"at most {MOST_SETTINGS}"
-        )
     seen = task.max_length * experiment.num_slots * bool({"seen", "preview"} & agent.needs)
     if seen > MOST_SEEN:
         raise bad(where, "num_slots times the task's max_length", seen, f"at most {MOST_SEEN}")
@@ -278,10 +279,7 @@ def read_floor(folder: Path) -> float:
     """The share of a full reading from which a run's areas count, from its configuration; nothing is built."""
     config = stored.check_part(read_config(folder), "evaluation", f"run: {folder / 'config.yaml'}")
     floor = config.get("init_args", {}).get("floor", FLOOR_SHARE)
-    if not 0 < floor < 1:
-        raise bad(
-            "run", f"evaluation.floor in {folder / 'config.yaml'}", floor, "a number above 0 and below 1"
-        )
+    check("run", f"evaluation.floor in {folder / 'config.yaml'}", Inner, floor)
     return float(floor)
 
 
@@ -380,5 +378,3 @@ def copy_reader(run: Run, reader: Reader) -> None:
         UserError: they do not fit.
     """
     load_weights(reader, run.reader.state_dict(), run.folder / "model.safetensors")
-    if not torch.equal(reader.salience, run.reader.salience):
-        raise bad("train", "--reader-from", str(run.folder), "a run whose reader fits this configuration")

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
+from temporal.agents.rollout import SpanRecorder
 from temporal.data.base import Sequences
 from temporal.data.inputs import Problem, Row, find_inputs, read_rows
 from temporal.data.tokens import BLOCK_LETTERS, Tokens, encode
 from temporal.display import Advance
-from temporal.episodes import Observation, Plan, Transition
+from temporal.episodes import Plan
 from temporal.errors import UserError, bad, reason
 from temporal.parts import Part, Parts, Totals, check_out, errors_file
 from temporal.reading import read
@@ -33,7 +33,6 @@ BATCH_TOKENS = 1 << 18  # bounds memory where texts are long
 BLOCK = 256  # texts encoded side by side
 PROBLEMS = 1 << 15  # listed at once where there is nothing to score between them
 FORMAT = 1
-MAX_TOKENS = 1 << 24
 
 SCHEMA = pa.schema(
     [
@@ -133,7 +132,7 @@ def _max_tokens(run: Run, asked: int | None) -> int:
     if run.agent.needs & {"seen", "preview"}:
         limits["the places that the agent knows"] = run.task.max_length
     if asked is None:
-        return min(run.task.max_length, MAX_TOKENS, run.reader.capacity or MAX_TOKENS)
+        return min(run.task.max_length, run.reader.capacity or run.task.max_length)
     for what, most in limits.items():
         if most is not None and asked > most:
             raise bad("score", "--max-tokens", asked, f"at most {most}, {what}")
@@ -225,7 +224,7 @@ def _score(run: Run, texts: list[Text], limits: Limits) -> dict[str, Any]:
     lengths = [len(text.tokens.ids) for text in texts]
     offsets = np.cumsum([0, *lengths], dtype=np.int64)
     source = Sequences(np.concatenate([text.tokens.ids for text in texts]), offsets, None)
-    recorder = _Places(len(texts))
+    recorder = SpanRecorder(len(texts))
     plan = Plan.of(torch.arange(len(texts)), limits.price, limits.tokens, limits.flops)
     outcome = read(source, run.reader, run.agent, plan, run.num_slots, run.chunk, recorder)
     assert outcome is not None
@@ -240,35 +239,18 @@ def _score(run: Run, texts: list[Text], limits: Limits) -> dict[str, Any]:
         "tokens_total": lengths,
         "cut": [text.tokens.is_cut for text in texts],
         "tokens_read": outcome.tokens.tolist(),
-        "positions": recorder.column(),
-        "words": [_words(text, places) for text, places in zip(texts, recorder.places, strict=True)],
+        "positions": _column(recorder.positions),
+        "words": [_words(text, places) for text, places in zip(texts, recorder.positions, strict=True)],
         "flops": outcome.flops.tolist(),
         "full_flops": [full_flops[length] for length in lengths],
         "halted": outcome.halted.tolist(),
     }
 
 
-class _Places:
-    """Keeps which places of each text were read, in four bytes each."""
-
-    def __init__(self, num: int) -> None:
-        self.places = [array("i") for _ in range(num)]
-
-    def add(self, observation: Observation, actions: Tensor, transition: Transition) -> None:
-        """Keep the places of one step."""
-        chunk = transition.chunk
-        steps = zip(
-            observation.episode.tolist(), chunk.positions.tolist(), chunk.counts.tolist(), strict=True
-        )
-        for episode, places, count in steps:
-            self.places[episode].extend(places[:count])
-
-    def column(self) -> pa.ListArray:
-        """The places of all texts."""
-        offsets = np.cumsum([0, *map(len, self.places)], dtype=np.int32)
-        return pa.ListArray.from_arrays(
-            offsets, np.concatenate([np.asarray(p, np.int32) for p in self.places])
-        )
+def _column(positions: Sequence[array[int]]) -> pa.ListArray:
+    """The places of all texts."""
+    offsets = np.cumsum([0, *map(len, positions)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.concatenate([np.asarray(p, np.int32) for p in positions]))
 
 
 def _words(text: Text, positions: Sequence[int]) -> str:

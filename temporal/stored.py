@@ -32,6 +32,7 @@ from temporal.agents.trials import Evaluation
 from temporal.agents.warmup import Warmup
 from temporal.errors import UserError, bad
 from temporal.experiment import (
+    FILLED,
     KINDS,
     Experiment,
     check_ranges,
@@ -41,6 +42,7 @@ from temporal.experiment import (
     instantiate,
     make_parser,
 )
+from temporal.ranges import fits, words
 from temporal.readers.frames import ImageModel, Thumbnail
 from temporal.readers.packets import PacketSizes
 
@@ -49,7 +51,7 @@ BASES: tuple[type, ...] = (
 )  # fmt: skip
 """What settings can be objects of."""
 
-FILLED_IN = ("task", "reader")  # parameters that the program fills in
+PLAIN = (bool, int, float, str)
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
@@ -147,22 +149,21 @@ class _Translation:
             return self._items(value, parts, at)
         if origin is None and isinstance(hint, type) and issubclass(hint, BASES):
             return self._object(value, hint, at)
-        if not _is_plain(value, hint, parts if origin is typing.Literal else ()):
-            expected = f"one of {', '.join(map(str, parts))}" if origin is typing.Literal else _told(hint)
-            raise bad(self.where, at, value, expected)
+        if not (hint in PLAIN or origin is typing.Literal) or not fits(hint, value):
+            raise bad(self.where, at, value, words(hint))
         return value
 
     def _one_of(self, value: Any, hints: Sequence[Any], at: str) -> Any:
         if value is None and type(None) in hints:
             return None
-        first: UserError | None = None
+        errors: list[UserError] = []
         for hint in hints:
             try:
                 return self.translate(value, hint, at)
             except UserError as error:
-                first = first or error
-        assert first is not None
-        raise first
+                errors.append(error)
+        # the first of a class that is right, in which something else is wrong
+        raise min(errors, key=lambda error: f": {at}.class, " in str(error))
 
     def _items(self, value: Any, hints: Sequence[Any], at: str) -> list[Any]:
         if not isinstance(value, list):
@@ -216,7 +217,7 @@ class _Translation:
     def _setting(self, owner: type, name: str, value: Any, at: str) -> Any:
         """The value of one of a constructor's parameters."""
         parameters = inspect.signature(owner).parameters
-        known = [each for each in parameters if each not in FILLED_IN]
+        known = [each for each in parameters if each not in FILLED]
         own = any(owner is c for base in BASES for c in concrete(base))
         if name in known:
             hint = typing.get_type_hints(owner.__init__).get(name)  # type: ignore[misc]
@@ -226,26 +227,6 @@ class _Translation:
             hint = None
         # what a class from outside the project takes is its own affair
         return value if hint is None and not own else self.translate(value, hint, at)
-
-
-def _is_plain(value: Any, hint: Any, choices: Sequence[Any]) -> bool:
-    """Whether a scalar is one of the choices or of the type; whole numbers are numbers, truth values are none."""
-    if choices:
-        return any(value == choice and type(value) is type(choice) for choice in choices)
-    if not isinstance(hint, type):
-        return False
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    if issubclass(hint, float):
-        return isinstance(value, (int, float))
-    return any(issubclass(hint, kind) and isinstance(value, kind) for kind in (int, str))
-
-
-def _told(hint: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return next(
-        (told for kind, told in words.items() if isinstance(hint, type) and issubclass(hint, kind)), "nothing"
-    )
 
 
 def build(config: dict[str, Any], where: str) -> Experiment:

@@ -16,6 +16,7 @@ from torch import Tensor
 from temporal.agents.rollout import SpanRecorder
 from temporal.data.decode import MAX_PIXELS
 from temporal.data.decoders import Decoders, VideoError
+from temporal.data.inputs import shown
 from temporal.data.live import DamagedError, Footage, LiveFrames, Opening
 from temporal.data.manifests import Clip, find_clips
 from temporal.display import Advance
@@ -178,12 +179,7 @@ def _score_all(run: Run, clips: list[Clip], first: int, decoders: Decoders, budg
 
 
 def _failure(clip: Clip, why: str) -> Failure:
-    return Failure(_shown(clip.path), clip.start, clip.end, why)
-
-
-def _shown(path: str) -> str:
-    """A path as it can be written: what is no UTF-8 in a file's name as a backslash and its code."""
-    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return Failure(shown(clip.path), clip.start, clip.end, why)
 
 
 def _no_columns() -> dict[str, list[Any]]:
@@ -217,7 +213,7 @@ def _columns(
     each = seconds / max(math.fsum(flops), 1.0)
     looked = list(zip(batch, looks.positions, strict=True))
     return {
-        "input": [_shown(footage.clip.path) for footage in batch],
+        "input": [shown(footage.clip.path) for footage in batch],
         "start": [footage.clip.start for footage in batch],
         "end": [footage.clip.end for footage in batch],
         "label": [run.task.class_names[i] for i in probabilities.argmax(-1).tolist()],

@@ -61,7 +61,7 @@ def test_yaml_out_of_bounds(text: str, told: str) -> None:
 
 def test_yaml_of_plain_values_is_what_was_written() -> None:
     value = {
-        "texts": ["", "null", "true", "1", "1.5", "~", "a: b", "[x]", "é", "1_0", "0x1f", "12:30", "2020-01-01", "<<"],
+        "texts": ["", "null", "true", "1", "1.5", "~", "a: b", "[x]", "é", "1e5", "0x1f", "12:30", "2020-01-01", "<<"],
         "numbers": [0, -7, 10**18, 1.5, -1e-30, 1e20, 3.0],
         "words": [True, False, None],
         "nested": {"a": [{"b": []}, {}]},

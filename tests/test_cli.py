@@ -24,6 +24,7 @@ import yaml
 
 from temporal import commands, display, report, runs
 from temporal.cli import COMMANDS, main
+from temporal.data.base import Source
 from tests.mails import call, complaint, make_mails
 
 Capture = pytest.CaptureFixture[str]
@@ -354,8 +355,9 @@ def test_the_reader_of_another_run(
 
 
 def test_the_reader_of_a_run_on_other_data(
-    text_run: Path, text_config: Path, mails: Path, tmp_path: Path, capsys: Capture
+    text_run: Path, text_config: Path, mails: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
+    monkeypatch.setattr(Source, "equip", full)  # must not be come to: it may take hours
     # The test split becomes what the reader has learned on, all else stays.
     other = tmp_path / "mails"
     shutil.copytree(mails, other)
@@ -549,14 +551,18 @@ def test_a_full_disk_while_evaluating(copy: Path, capsys: Capture, monkeypatch: 
     assert (code, out, err.splitlines()[-1]) == (2, "", f"temporal: {expected}")
 
 
-def test_data_that_have_changed(copy: Path, mails: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_data_that_have_changed(
+    copy: Path, mails: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(Source, "equip", full)  # must not be come to: it may take hours
     other = tmp_path / "mails"
     shutil.copytree(mails, other)
     pq.write_table(pa.table(make_mails(64, 77)), other / "train.parquet")
     config = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(config.replace(str(mails), str(other)))
-    told = complaint(capsys, "evaluate", copy, "--again")
-    assert told == f"evaluate: data, got 'mails'; expected the data that {copy} was trained on, unchanged"
+    expected = f"run: data, got 'mails'; expected the data that {copy} was trained on, unchanged"
+    assert complaint(capsys, "evaluate", copy, "--again") == expected
+    assert complaint(capsys, "strips", copy, "--out", tmp_path / "a.png") == expected
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -104,7 +104,7 @@ def places(
     plan = Plan.of(torch.arange(len(source)).repeat(times))
     spans = SpanRecorder(len(plan))
     read(source, READER, agent, plan, slots, chunk, spans)
-    return spans.positions
+    return list(map(list, spans.positions))
 
 
 def outcome_of(agent: Agent, reader: Reader = READER, source: Sequences = SOURCE) -> Outcome:

@@ -157,7 +157,7 @@ def places(agent: Agent, source: Sequences, slots: int = 3, times: int = 1) -> l
     plan = Plan.of(torch.arange(len(source)).repeat(times))
     spans = SpanRecorder(len(plan))
     read(source, noise_reader(), agent, plan, slots, 1, spans)
-    return spans.positions
+    return list(map(list, spans.positions))
 
 
 def by_score(score: torch.Tensor, length: int, num: int) -> list[int]:

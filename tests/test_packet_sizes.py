@@ -16,6 +16,7 @@ from temporal.agents.controls import Prefix
 from temporal.agents.decoding import Looks, RunUps
 from temporal.agents.looking import PacketFirst
 from temporal.agents.rollout import SpanRecorder
+from temporal.cost import search_flops
 from temporal.data.base import Sequences
 from temporal.data.decode import Video, spread
 from temporal.data.decoders import Decoders, Request
@@ -160,8 +161,9 @@ class TestRule:
         agent = PacketFirst(Prefix(2), 8)
         outcome = read(test, reader, agent, Plan.of(torch.arange(12)), 5, 1, looks)
         assert outcome is not None
-        assert looks.positions == excess.argsort(1, descending=True)[:, :2].tolist()
-        assert set(outcome.flops.tolist()) == {8 * NUMBERS_FLOPS + reader.full_flops(2)}
+        assert list(map(list, looks.positions)) == excess.argsort(1, descending=True)[:, :2].tolist()
+        decisions = 3 * search_flops(8)  # two looks, and to halt
+        assert set(outcome.flops.tolist()) == {8 * NUMBERS_FLOPS + decisions + reader.full_flops(2)}
 
 
 class TestDecoding:

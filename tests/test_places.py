@@ -123,7 +123,7 @@ def test_it_starts_in_the_order_of_the_previews() -> None:
         size = torch.tensor([LENGTHS[row]])
         ids = SOURCE.fetch(torch.tensor([row]), torch.tensor([0]), size, 20).tokens
         promise = READER.preview(ids)[0, : LENGTHS[row], 0]
-        assert found == promise.argsort(descending=True).tolist()
+        assert list(found) == promise.argsort(descending=True).tolist()
 
 
 def test_without_previews_it_starts_without_a_wish() -> None:

@@ -151,4 +151,4 @@ def test_spans_are_the_places_read() -> None:
     assert [len(places) for places in spans.positions] == outcome.tokens.tolist()
     reads = recorder.trajectories().reads
     for row, places in enumerate(spans.positions):
-        assert places == reads.positions[row][reads.valid()[row]].tolist()
+        assert list(places) == reads.positions[row][reads.valid()[row]].tolist()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from benchmarks.hostile_configs import SLOTS, Case, put
 from benchmarks.hostile_files import cases
 from temporal import runs, stored
 from temporal.bounded import load_yaml
-from temporal.data.stored_tokenizer import PATTERNS, load_tokenizer
+from temporal.data.stored_tokenizer import PATTERNS, check_tokenizer, load_tokenizer
 from temporal.errors import UserError
 from temporal.experiment import concrete, dump, find_config, make_parser, parse
 from tests.mails import call, complaint
@@ -101,6 +101,14 @@ def test_what_a_configuration_cannot_hold(
     assert complaint(capsys, "score", copy, copy) == f"run: {copy}/config.yaml: {message}"
 
 
+def test_of_several_kinds_that_one_is_told_whose_class_is_right() -> None:
+    config = stored.to_stored(parse(["--config", str(find_config("clips_packets"))]))
+    config["reader"]["settings"]["preview"]["settings"]["hidden_size"] = "8"
+    with pytest.raises(UserError) as error:
+        stored.check(config, "here")
+    assert str(error.value) == "here: reader.preview.hidden_size, got '8'; expected a whole number"
+
+
 def test_a_class_of_the_users_own_is_imported_only_where_the_run_is_trusted(
     text_run: Path, copy: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
@@ -171,6 +179,8 @@ def test_hostile_folders(text_run: Path, tmp_path: Path, capsys: Capture) -> Non
 def test_a_tokenizer_from_elsewhere_is_taken_unless_it_holds_a_pattern(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+    # as transformers makes those of SentencePiece
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(" {2,}"), " ")])  # type: ignore[assignment]
     for part in (pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(PATTERNS[0]), "isolated")):
         tokenizer.pre_tokenizer = part  # type: ignore[assignment]
         tokenizer.save(str(file))
@@ -188,3 +198,18 @@ def test_a_tokenizer_from_elsewhere_is_taken_unless_it_holds_a_pattern(tmp_path:
         UserError, match=r"^run: truncation in .*, got 'some'; expected none: texts are read as "
     ):
         load_tokenizer(file, False, 4, trust=True)
+
+
+def test_a_tokenizer_that_a_run_names_may_be_a_link_and_cut_texts(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
+    tokenizer.enable_truncation(1)
+    tokenizer.enable_padding()
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots").mkdir()
+    tokenizer.save(str(tmp_path / "blobs" / "0"))
+    link = tmp_path / "snapshots" / "tokenizer.json"  # as in the cache of the Hugging Face hub
+    link.symlink_to(tmp_path / "blobs" / "0")
+    check_tokenizer(link, 3)
+    with pytest.raises(UserError) as error:
+        check_tokenizer(link, 4)
+    assert str(error.value) == f"run: vocabulary of {link}, got 3; expected 4, as the run was trained with"

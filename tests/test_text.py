@@ -496,6 +496,25 @@ def test_a_line_of_csv_that_is_no_row(bad: str, fault: str, tmp_path: Path) -> N
     assert fails(str(file)) == f"data: {file} line 42, got {fault}; mend it"
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("", ", got no header line; expected rows of texts"),
+        ('"text,label\n', ", got header line: a quote that is not closed; expected rows of texts"),
+    ],
+)
+def test_a_header_of_csv_that_is_none(header: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(header)
+    assert fails(str(file)) == f"data: {file}{message}"
+
+
+def test_a_header_of_csv_that_is_long(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("a" * 140_000)  # more than csv takes by default
+    assert fails(str(file)).startswith(f"data: {file}: column, got 'text'; expected one of aaa")
+
+
 def test_rows_set_aside_are_named_as_in_the_file(tmp_path: Path) -> None:
     for bad_row in (0, 17, 39):
         rows = {"text": [*MAILS["text"]], "label": MAILS["label"]}

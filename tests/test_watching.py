@@ -28,8 +28,10 @@ from temporal.data import decoders
 from temporal.data.decoders import Decoders, Request
 from temporal.data.text import SAMPLES
 from temporal.episodes import Plan
+from temporal.errors import UserError
 from temporal.parts import Part, Parts
 from temporal.reading import read
+from temporal.report import draw_strips
 from tests.clips import HANGING, cut, make_clip, make_sound, spoil
 from tests.mails import call, complaint
 
@@ -226,7 +228,7 @@ def evaluated(folder: Path, price: float, budget: float | None) -> tuple[Any, li
     plan = Plan.of(torch.arange(len(source)), price, budget)
     recorder = SpanRecorder(len(source))
     outcome = read(source, loaded.reader, loaded.agent, plan, 64, 1, recorder)
-    return outcome, recorder.positions, source
+    return outcome, list(map(list, recorder.positions)), source
 
 
 @pytest.mark.parametrize(
@@ -822,3 +824,13 @@ def wait_for(found: Any, seconds: float = 60) -> Any:
     while not (value := found()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return value
+
+
+def test_strips_decode_frames_of_as_many_pixels_as_the_data_may_have(run: Path, tmp_path: Path) -> None:
+    loaded = runs.load(run, True)
+    experiment = loaded.experiment()
+    experiment.data.equip(loaded.reader)
+    experiment.data.max_pixels = 10  # type: ignore[attr-defined]
+    told = r"^data: video .*\.mp4, got \d+ x \d+ pixels, more than 10; expected a file that can be decoded$"
+    with pytest.raises(UserError, match=told):
+        draw_strips(loaded, experiment, tmp_path / "a.png", 1, None, 1)
