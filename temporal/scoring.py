@@ -30,6 +30,7 @@ from temporal.runs import Run
 
 BATCH = 1024
 BATCH_TOKENS = 1 << 18  # bounds memory where texts are long
+BATCH_ANSWERS = 1 << 20  # likewise where there are many classes
 BLOCK = 256  # texts encoded side by side
 PROBLEMS = 1 << 15  # listed at once where there is nothing to score between them
 FORMAT = 1
@@ -177,7 +178,7 @@ def _score_all(
     """Score what is left, as many at a time as make a batch of readable ones."""
     texts: list[Text] = []
     problems: list[Problem] = []
-    num_tokens = 0
+    num_tokens, most = 0, min(BATCH, max(BATCH_ANSWERS // run.task.num_classes, 1))
     for each in chain.from_iterable(_encode(tokenizer, block, limits.max_tokens) for block in _blocks(rows)):
         num_done += 1
         if isinstance(each, Problem):
@@ -185,7 +186,7 @@ def _score_all(
         else:
             texts.append(each)
             num_tokens += len(each.tokens.ids)
-        if len(texts) >= BATCH or num_tokens >= BATCH_TOKENS or len(problems) >= PROBLEMS:
+        if len(texts) >= most or num_tokens >= BATCH_TOKENS or len(problems) >= PROBLEMS:
             yield Part(num_done, _score(run, texts, limits), problems)
             texts, problems, num_tokens = [], [], 0
     if texts or problems:

@@ -491,6 +491,22 @@ def test_a_run_of_another_kind(change: dict[str, Any], message: str, copy: Path,
         assert complaint(capsys, *arguments) == message.format(run=copy)
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([str(i) for i in range(70_000)], "classes, got 70000; expected at most 65,536"),
+        (["a", "b" * 2000], f"name of a class, got '{'b' * 40}... of 2,000 letters'; expected at most 1,000 letters"),
+    ],
+)  # fmt: skip
+def test_classes_that_would_take_too_much_room(
+    names: list[str], told: str, copy: Path, capsys: Capture
+) -> None:
+    about = json.loads((copy / "about.json").read_text())
+    about["task"]["class_names"] = names
+    (copy / "about.json").write_text(json.dumps(about))
+    assert complaint(capsys, "score", copy, copy) == f"task: {told}"
+
+
 def test_weights_that_do_not_fit(copy: Path, tmp_path: Path, capsys: Capture) -> None:
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["reader"]["settings"]["hidden_size"] = 9

@@ -99,6 +99,9 @@ def test_batches_change_nothing(
     monkeypatch.setattr(scoring, "BATCH", 7)
     small = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 8
+    monkeypatch.setattr(scoring, "BATCH_ANSWERS", 2 * 5)
+    score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 11
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 1)
     single = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == len(single) == 52
