@@ -198,6 +198,8 @@ def errors_file(out: Path) -> Path:
 
 def check_out(out: Path) -> None:
     """Raise UserError for an output that is no parquet file, or that would be put in place of something else."""
+    if not out.name:
+        raise bad("score", "--out", str(out), "a file ending in .parquet")
     taken = next((path for path in (out, errors_file(out)) if path.exists() and not path.is_file()), None)
     try:
         str(out).encode()

@@ -192,6 +192,8 @@ def test_a_setting_that_cannot_be(
         ("", "config: {file}, got nothing; expected a mapping"),
         ("- a", "config: {file}, got a list; expected a mapping"),
         ("text", "config: {file}, got no keys; expected a mapping"),
+        ("chunk: 1\nseed: 2\nchunk: 1", "config: {file}, got YAML that cannot be read ('chunk' comes twice, line 3); expected a mapping"),
+        ("a:\n  b: 1\n  'b': 2", "config: {file}, got YAML that cannot be read ('b' comes twice, line 3); expected a mapping"),
         ("a: 1\nb: [", "config: {file}, got YAML that cannot be read (expected the node content, but found '<stream end>', line 2); expected a mapping"),
         ("a: \x00", "config: {file}, got YAML that cannot be read (unacceptable character #x0000: special characters are not allowed in \"<unicode string>\", position 3); expected a mapping"),
         (b"a: \xff", "config: {file}, got bytes that are not UTF-8; expected a YAML file"),

@@ -444,6 +444,7 @@ def test_a_disk_that_fills_keeps_what_is_finished_and_what_was_there(
     [
         ("{folder}/inputs", "a file ending in .parquet"),
         ("/dev/full", "a file ending in .parquet"),
+        (".", "a file ending in .parquet"),
         ("{folder}/s.csv", "a file ending in .parquet"),
         ("{folder}/inputs/d.txt/s.parquet", "a file that can be written (Not a directory)"),
         ("{folder}/inputs/b.parquet", "a file that is not one of the inputs"),
