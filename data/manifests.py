@@ -217,7 +217,9 @@ def _table(text: str, columns: Columns, where: str, labelled: bool) -> list[Row]
 def _misread(where: str, values: dict[Any, Any]) -> Row | None:
     """What is wrong with a row of a table, if anything is: a path cut at a comma, or rows swallowed by a quote."""
     if None in values:
-        return Row(where, problem=f"more cells than the header, got {values[None][0]!r:.60}; expected as many")
+        return Row(
+            where, problem=f"more cells than the header, got {values[None][0]!r:.60}; expected as many"
+        )
     broken = next((cell for cell in values.values() if cell and ("\n" in cell or "\r" in cell)), None)
     if broken is not None:
         return Row(where, problem=f"cell, got {broken!r:.60}; expected one line: an open quote?")

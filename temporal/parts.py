@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from temporal.errors import UserError, bad
+from temporal.errors import UserError, bad, reason
 
 BUSY = "an output that no other scoring is writing"
 
@@ -185,6 +185,17 @@ def _lock(out: Path) -> FileLock:
     except Timeout:
         raise bad("score", "--out", str(out), BUSY) from None
     return lock
+
+
+def state_of(file: str | Path) -> str:
+    """What changes when a file is replaced: size and time of change, or why they cannot be told."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        return reason(error)
+    except ValueError as error:  # a name with a zero byte
+        return str(error)
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def errors_file(out: Path) -> Path:

@@ -24,7 +24,7 @@ from temporal.data.tokens import BLOCK_LETTERS, Tokens, encode
 from temporal.display import Advance
 from temporal.episodes import Observation, Plan, Transition
 from temporal.errors import UserError, bad, reason
-from temporal.parts import Part, Parts, Totals, check_out, errors_file
+from temporal.parts import Part, Parts, Totals, check_out, errors_file, state_of
 from temporal.reading import read
 from temporal.runs import Run
 
@@ -149,12 +149,7 @@ def _fingerprint(run: Run, files: list[Path], column: str, limits: Limits) -> st
     known = [FORMAT, BATCH, BATCH_TOKENS, weights, words, run.config, column, list(limits)]
     total = sha256(json.dumps(known, default=str).encode())
     for file in files:
-        try:
-            found = os.stat(file)
-            state = f"{found.st_size} {found.st_mtime_ns}"
-        except OSError as error:
-            state = reason(error)
-        total.update(os.fsencode(file) + b"\0" + state.encode() + b"\0")
+        total.update(os.fsencode(file) + b"\0" + state_of(file).encode() + b"\0")
     return total.hexdigest()[:12]
 
 

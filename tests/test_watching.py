@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from temporal import runs, watching
 from temporal.agents.rollout import SpanRecorder
 from temporal.data import decoders
 from temporal.data.decoders import Decoders, Request
+from temporal.data.manifests import Clip
 from temporal.data.text import SAMPLES
 from temporal.episodes import Plan
 from temporal.parts import Part, Parts
@@ -822,3 +824,18 @@ def wait_for(found: Any, seconds: float = 60) -> Any:
     while not (value := found()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return value
+
+
+def test_a_file_that_was_replaced_is_scored_anew(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    file = tmp_path / "a.mp4"
+    run, clips = SimpleNamespace(folder=tmp_path, config={}), [Clip(str(file)), Clip(str(file), 1.0)]
+    budget, reading = watching.Budget(None, None, 0.1), watching.Reading(1, 60)
+    found = set()
+    for content in (None, b"one", b"other"):
+        if content is not None:
+            file.write_bytes(content)
+        prints = {watching._fingerprint(run, clips, budget, reading) for _ in range(2)}  # type: ignore[arg-type]
+        assert len(prints) == 1
+        found |= prints
+    assert len(found) == 3
