@@ -335,7 +335,7 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping whose keys differ."""
         node = super().compose_mapping_node(anchor)
-        known = set()
+        known: set[str | None] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in known:
                 problem = f"{key.value!r} comes twice"

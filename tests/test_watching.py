@@ -831,7 +831,7 @@ def test_a_file_that_was_replaced_is_scored_anew(tmp_path: Path) -> None:
     file = tmp_path / "a.mp4"
     run, clips = SimpleNamespace(folder=tmp_path, config={}), [Clip(str(file)), Clip(str(file), 1.0)]
     budget, reading = watching.Budget(None, None, 0.1), watching.Reading(1, 60)
-    found = set()
+    found: set[str] = set()
     for content in (None, b"one", b"other"):
         if content is not None:
             file.write_bytes(content)
