@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from temporal.bounded import KINDS
 from temporal.data.csv_rows import MAX_LETTERS, FaultError, read_records, too_long
-from temporal.data.json_rows import Unreadable, read_lines, read_list
+from temporal.data.json_rows import BLANK, STEP, Unreadable, read_lines, read_list
 from temporal.errors import bad, plain, reason
 
 NOT_UTF8 = "bytes that are not UTF-8"
@@ -257,8 +257,9 @@ def _jsonl(file: Path, column: str) -> Values:
 def _json(file: Path, column: str) -> Values:
     """A list of objects, or lines of them."""
     with _open(file) as opened:
-        is_list = opened.read(1) == "["
-    if not is_list:
+        while (head := opened.read(STEP)) and not head.strip(BLANK):
+            pass
+    if not head.lstrip(BLANK).startswith("["):
         yield from _jsonl(file, column)
         return
     with _open(file) as opened:

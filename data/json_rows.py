@@ -54,13 +54,14 @@ def read_list(file: TextIO) -> Iterator[Any]:
     """
     buffer = _Buffer(file)
     buffer.take("[", "a list")
-    if buffer.peek() == "]":
-        return
-    while True:
+    if buffer.peek() != "]":
         yield buffer.value()
-        if buffer.peek() == "]":
-            return
-        buffer.take(",", "a comma or the end of the list")
+        while buffer.peek() != "]":
+            buffer.take(",", "a comma or the end of the list")
+            yield buffer.value()
+    buffer.take("]", "the end of the list")
+    if buffer.peek():
+        raise FaultError("no JSON: expected nothing after the list")
 
 
 class _Buffer:

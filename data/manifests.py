@@ -200,17 +200,30 @@ def _objects(lines: list[str], columns: Columns, where: str, labelled: bool) -> 
 
 def _table(text: str, columns: Columns, where: str, labelled: bool) -> list[Row]:
     try:
-        table = csv.DictReader(StringIO(text, newline=""))
+        table = csv.DictReader(StringIO(text, newline=""), strict=True)
         known = list(table.fieldnames or [])
         kinetics = columns.path not in known and set(KINETICS) <= set(known)
         if known:
             check_columns(where, columns, [*known, columns.path] if kinetics else known, labelled)
+        read = _kinetics if kinetics else _row
         return [
-            (_kinetics if kinetics else _row)(f"{where} row {number}", values, columns)
+            _misread(f"{where} row {number}", values) or read(f"{where} row {number}", values, columns)
             for number, values in enumerate(table)
         ]
     except csv.Error as error:
         raise bad(where, "table", str(error), "comma-separated values") from None
+
+
+def _misread(where: str, values: dict[Any, Any]) -> Row | None:
+    """What is wrong with a row of a table, if anything is: a path cut at a comma, or rows swallowed by a quote."""
+    if None in values:
+        return Row(
+            where, problem=f"more cells than the header, got {values[None][0]!r:.60}; expected as many"
+        )
+    broken = next((cell for cell in values.values() if cell and ("\n" in cell or "\r" in cell)), None)
+    if broken is not None:
+        return Row(where, problem=f"cell, got {broken!r:.60}; expected one line: an open quote?")
+    return None
 
 
 def _row(where: str, values: dict[str, Any], columns: Columns) -> Row:

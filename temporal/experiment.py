@@ -329,10 +329,25 @@ def dump(parsed: Namespace) -> str:
     return text
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes no key twice: all but the last would be passed over."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping whose keys differ."""
+        node = super().compose_mapping_node(anchor)
+        known: set[str | None] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                problem = f"{key.value!r} comes twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
 def load_yaml(text: str, where: str, what: str) -> dict[str, Any]:
     """A YAML mapping; raises UserError where it is none."""
     try:
-        loaded = yaml.safe_load(text)
+        loaded = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or " ".join(str(error).split())

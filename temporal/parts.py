@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from temporal.errors import UserError, bad
+from temporal.errors import UserError, bad, reason
 
 BUSY = "an output that no other scoring is writing"
 
@@ -187,6 +187,17 @@ def _lock(out: Path) -> FileLock:
     return lock
 
 
+def state_of(file: str | Path) -> str:
+    """What changes when a file is replaced: size and time of change, or why they cannot be told."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        return reason(error)
+    except ValueError as error:  # a name with a zero byte
+        return str(error)
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def errors_file(out: Path) -> Path:
     """Where the inputs are listed that could not be scored.
 
@@ -198,6 +209,8 @@ def errors_file(out: Path) -> Path:
 
 def check_out(out: Path) -> None:
     """Raise UserError for an output that is no parquet file, or that would be put in place of something else."""
+    if not out.name:
+        raise bad("score", "--out", str(out), "a file ending in .parquet")
     taken = next((path for path in (out, errors_file(out)) if path.exists() and not path.is_file()), None)
     try:
         str(out).encode()

@@ -24,12 +24,13 @@ from temporal.data.tokens import BLOCK_LETTERS, Tokens, encode
 from temporal.display import Advance
 from temporal.episodes import Plan
 from temporal.errors import UserError, bad, reason
-from temporal.parts import Part, Parts, Totals, check_out, errors_file
+from temporal.parts import Part, Parts, Totals, check_out, errors_file, state_of
 from temporal.reading import read
 from temporal.runs import Run
 
 BATCH = 1024
 BATCH_TOKENS = 1 << 18  # bounds memory where texts are long
+BATCH_ANSWERS = 1 << 20  # likewise where there are many classes
 BLOCK = 256  # texts encoded side by side
 PROBLEMS = 1 << 15  # listed at once where there is nothing to score between them
 FORMAT = 1
@@ -147,12 +148,7 @@ def _fingerprint(run: Run, files: list[Path], column: str, limits: Limits) -> st
     known = [FORMAT, BATCH, BATCH_TOKENS, weights, words, run.config, column, list(limits)]
     total = sha256(json.dumps(known, default=str).encode())
     for file in files:
-        try:
-            found = os.stat(file)
-            state = f"{found.st_size} {found.st_mtime_ns}"
-        except OSError as error:
-            state = reason(error)
-        total.update(os.fsencode(file) + b"\0" + state.encode() + b"\0")
+        total.update(os.fsencode(file) + b"\0" + state_of(file).encode() + b"\0")
     return total.hexdigest()[:12]
 
 
@@ -176,7 +172,7 @@ def _score_all(
     """Score what is left, as many at a time as make a batch of readable ones."""
     texts: list[Text] = []
     problems: list[Problem] = []
-    num_tokens = 0
+    num_tokens, most = 0, min(BATCH, max(BATCH_ANSWERS // run.task.num_classes, 1))
     for each in chain.from_iterable(_encode(tokenizer, block, limits.max_tokens) for block in _blocks(rows)):
         num_done += 1
         if isinstance(each, Problem):
@@ -184,7 +180,7 @@ def _score_all(
         else:
             texts.append(each)
             num_tokens += len(each.tokens.ids)
-        if len(texts) >= BATCH or num_tokens >= BATCH_TOKENS or len(problems) >= PROBLEMS:
+        if len(texts) >= most or num_tokens >= BATCH_TOKENS or len(problems) >= PROBLEMS:
             yield Part(num_done, _score(run, texts, limits), problems)
             texts, problems, num_tokens = [], [], 0
     if texts or problems:

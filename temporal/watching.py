@@ -22,7 +22,7 @@ from temporal.data.manifests import Clip, find_clips
 from temporal.display import Advance
 from temporal.episodes import Observation, Outcome, Plan, Transition
 from temporal.errors import UserError, bad, reason
-from temporal.parts import SCHEMA, Failure, Part, Parts, Totals, check_out, errors_file
+from temporal.parts import SCHEMA, Failure, Part, Parts, Totals, check_out, errors_file, state_of
 from temporal.readers.base import COPY
 from temporal.readers.video import FrameReader
 from temporal.reading import read
@@ -134,7 +134,9 @@ def _fingerprint(run: Run, clips: list[Clip], budget: Budget, reading: Reading) 
     """Of all that decides about the rows: what was kept of a run with another is of no use."""
     weights = sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()
     let_pass = [reading.max_pixels, reading.lenient]
-    settings = [FORMAT, BATCH, weights, run.config, [list(clip) for clip in clips], list(budget), let_pass]
+    states = {clip.path: state_of(clip.path) for clip in clips}
+    files = [[list(clip) for clip in clips], states]
+    settings = [FORMAT, BATCH, weights, run.config, files, list(budget), let_pass]
     return sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
 
 

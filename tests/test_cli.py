@@ -193,6 +193,8 @@ def test_a_setting_that_cannot_be(
         ("", "config: {file}, got nothing; expected a mapping"),
         ("- a", "config: {file}, got a list; expected a mapping"),
         ("text", "config: {file}, got no keys; expected a mapping"),
+        ("chunk: 1\nseed: 2\nchunk: 1", "config: {file}, got YAML that cannot be read ('chunk' comes twice, line 3); expected a mapping"),
+        ("a:\n  b: 1\n  'b': 2", "config: {file}, got YAML that cannot be read ('b' comes twice, line 3); expected a mapping"),
         ("a: 1\nb: [", "config: {file}, got YAML that cannot be read (expected the node content, but found '<stream end>', line 2); expected a mapping"),
         ("a: \x00", "config: {file}, got YAML that cannot be read (unacceptable character #x0000: special characters are not allowed in \"<unicode string>\", position 3); expected a mapping"),
         (b"a: \xff", "config: {file}, got bytes that are not UTF-8; expected a YAML file"),
@@ -491,6 +493,22 @@ def test_a_run_of_another_kind(change: dict[str, Any], message: str, copy: Path,
     (copy / "about.json").write_text(json.dumps(about | change))
     for arguments in (["evaluate", copy, "--again"], ["score", copy, copy]):
         assert complaint(capsys, *arguments) == message.format(run=copy)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([str(i) for i in range(70_000)], "classes, got 70000; expected at most 65,536"),
+        (["a", "b" * 2000], f"name of a class, got '{'b' * 40}... of 2,000 letters'; expected at most 1,000 letters"),
+    ],
+)  # fmt: skip
+def test_classes_that_would_take_too_much_room(
+    names: list[str], told: str, copy: Path, capsys: Capture
+) -> None:
+    about = json.loads((copy / "about.json").read_text())
+    about["task"]["class_names"] = names
+    (copy / "about.json").write_text(json.dumps(about))
+    assert complaint(capsys, "score", copy, copy) == f"task: {told}"
 
 
 def test_weights_that_do_not_fit(copy: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -127,6 +127,13 @@ def test_a_file_that_is_damaged(name: str, content: str, expected: list[str], tm
         assert (row, part in reason, "\n" in reason) == (0, True, False)
 
 
+@pytest.mark.parametrize("rest", ['{"text": "c"}', "[]", "x", "]"])
+def test_what_comes_after_a_list_is_listed(rest: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", f' \n[{{"text": "a"}}, {{"text": "b"}}]\n{rest}')
+    told = (2, "!no JSON: expected nothing after the list")
+    assert rows_of(file) == [(0, "a"), (1, "b"), told]
+
+
 def test_a_file_that_ends_in_the_middle_names_the_row_after_the_last_good_one(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     pq.write_table(

@@ -99,6 +99,9 @@ def test_batches_change_nothing(
     monkeypatch.setattr(scoring, "BATCH", 7)
     small = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 8
+    monkeypatch.setattr(scoring, "BATCH_ANSWERS", 2 * 5)
+    score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 11
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 1)
     single = score(capsys, text_run, inputs, inputs, "--tokens", 6, out=tmp_path / "t.parquet")
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == len(single) == 52
@@ -441,6 +444,7 @@ def test_a_disk_that_fills_keeps_what_is_finished_and_what_was_there(
     [
         ("{folder}/inputs", "a file ending in .parquet"),
         ("/dev/full", "a file ending in .parquet"),
+        (".", "a file ending in .parquet"),
         ("{folder}/s.csv", "a file ending in .parquet"),
         ("{folder}/inputs/d.txt/s.parquet", "a file that can be written (Not a directory)"),
         ("{folder}/inputs/b.parquet", "a file that is not one of the inputs"),

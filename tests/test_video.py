@@ -654,3 +654,20 @@ def test_inputs_that_are_none(tmp_path: Path) -> None:
     assert said(f"{tmp_path}/l.jsonl") == (
         f"score: {tmp_path}/l.jsonl row 0: start and end, got (3.0, 1.0); expected a start before the end"
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('a.mp4,1\n"b.mp4,2\nc.mp4",3\n', "row 1: cell, got 'b.mp4,2\\nc.mp4'; expected one line: an open quote?"),
+        ("a.mp4,1\nb,c.mp4,2\n", "row 1: more cells than the header, got '2'; expected as many"),
+        ('a.mp4,1\n"b.mp4,2\n', ": table, got 'unexpected end of data'; expected comma-separated values"),
+        ('a.mp4,1\n"b.mp4"x,2\n', r""": table, got '\',\' expected after \'"\''; expected comma-separated values"""),
+    ],
+)  # fmt: skip
+def test_a_table_of_clips_loses_no_row(rows: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("path,label\n" + rows)
+    with pytest.raises(UserError) as caught:
+        find_clips([str(file)])
+    assert str(caught.value) == f"score: {file}{' ' * told.startswith('row')}{told}"

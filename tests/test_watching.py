@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from temporal import runs, watching
 from temporal.agents.rollout import SpanRecorder
 from temporal.data import decoders
 from temporal.data.decoders import Decoders, Request
+from temporal.data.manifests import Clip
 from temporal.data.text import SAMPLES
 from temporal.episodes import Plan
 from temporal.errors import UserError
@@ -834,3 +836,18 @@ def test_strips_decode_frames_of_as_many_pixels_as_the_data_may_have(run: Path, 
     told = r"^data: video .*\.mp4, got \d+ x \d+ pixels, more than 10; expected a file that can be decoded$"
     with pytest.raises(UserError, match=told):
         draw_strips(loaded, experiment, tmp_path / "a.png", 1, None, 1)
+
+
+def test_a_file_that_was_replaced_is_scored_anew(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    file = tmp_path / "a.mp4"
+    run, clips = SimpleNamespace(folder=tmp_path, config={}), [Clip(str(file)), Clip(str(file), 1.0)]
+    budget, reading = watching.Budget(None, None, 0.1), watching.Reading(1, 60)
+    found: set[str] = set()
+    for content in (None, b"one", b"other"):
+        if content is not None:
+            file.write_bytes(content)
+        prints = {watching._fingerprint(run, clips, budget, reading) for _ in range(2)}  # type: ignore[arg-type]
+        assert len(prints) == 1
+        found |= prints
+    assert len(found) == 3

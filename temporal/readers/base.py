@@ -11,7 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from temporal.errors import bad
 from temporal.ranges import Checked
+
+MOST_CLASSES, LONGEST_NAME = 1 << 16, 1000
 
 State = tuple[Tensor, ...]
 """What a reader remembers: tensors whose first axis is the slot; the second may grow with reading."""
@@ -29,12 +32,24 @@ class Task:
         class_names: one for each class, in the order of label indices.
         mean_length: mean tokens of a training sequence; sets the unit of price and scales observations.
         max_length: tokens of the longest sequence that is read; a bound for position embeddings.
+
+    Raises:
+        UserError: more than 65,536 classes, or one whose name has more than 1,000 letters: scores of every class and
+            the name of the best are kept for each sequence.
     """
 
     vocabulary_size: int
     class_names: tuple[str, ...]
     mean_length: float
     max_length: int
+
+    def __post_init__(self) -> None:
+        if self.num_classes > MOST_CLASSES:
+            raise bad("task", "classes", self.num_classes, f"at most {MOST_CLASSES:,}")
+        longest = max(self.class_names, key=len, default="")
+        if len(longest) > LONGEST_NAME:
+            got = f"{longest[:40]}... of {len(longest):,} letters"
+            raise bad("task", "name of a class", got, f"at most {LONGEST_NAME:,} letters")
 
     @property
     def num_classes(self) -> int:
