@@ -329,7 +329,7 @@ def dump(parsed: Namespace) -> str:
     return text
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Takes no key twice: all but the last would be passed over."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

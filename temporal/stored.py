@@ -157,7 +157,7 @@ class _Translation:
         if value is None and type(None) in hints:
             return None
         errors: list[UserError] = []
-        for hint in hints:
+        for hint in [each for each in hints if each is not type(None)]:
             try:
                 return self.translate(value, hint, at)
             except UserError as error:

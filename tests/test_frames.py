@@ -507,9 +507,7 @@ def test_preview_learns_to_see_something_small() -> None:
 def test_preview_settings() -> None:
     with pytest.raises(UserError) as error:
         Thumbnail(height=0)
-    assert str(error.value) == (
-        "Thumbnail: height, got 0; expected whole numbers from 1 up, extra and grid from 0"
-    )
+    assert str(error.value) == ("Thumbnail: height, got 0; expected a whole number from 1 to 1,024")
 
 
 def test_cells_of_the_preview_say_where_in_the_frame() -> None:

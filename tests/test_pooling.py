@@ -20,7 +20,7 @@ CONFIG: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
     "chunk": 4,
-    "data": {"class_path": "Source", "init_args": {"path": "mails", "max_tokens": 40}},
+    "data": {"class": "Source", "settings": {"path": "mails", "max_tokens": 40}},
 }
 
 Make = Callable[..., Path]
@@ -50,7 +50,7 @@ def told(*folders: Path) -> str:
 
 
 def test_seeds_of_one_configuration(make: Make) -> None:
-    moved = {"class_path": "Source", "init_args": {"path": "/elsewhere/mails", "max_tokens": 40}}
+    moved = {"class": "Source", "settings": {"path": "/elsewhere/mails", "max_tokens": 40}}
     check_pool("plot", [make("a")])
     check_pool("plot", [make("b"), make("c", seed=1), make("d", seed=2, device="cuda", data=moved)])
 
@@ -78,7 +78,7 @@ def test_the_same_seed_twice(make: Make) -> None:
 
 
 def test_other_settings(make: Make) -> None:
-    longer = {"class_path": "Source", "init_args": {"path": "mails", "max_tokens": 50}}
+    longer = {"class": "Source", "settings": {"path": "mails", "max_tokens": 50}}
     one, two, three = make("a"), make("b", seed=1, data=longer), make("c", seed=2, more=True)
     assert told(one, two) == f"plot: data.max_tokens of {two}, got 50; expected 40, as in {one}: {RULE}"
     assert told(one, three) == f"plot: more of {three}, got True; expected None, as in {one}: {RULE}"

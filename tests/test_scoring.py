@@ -486,7 +486,7 @@ def test_a_text_of_a_million_tokens_without_a_budget(
     """Reading keeps one state and the places read, however long the text."""
     run = Path(shutil.copytree(text_run, tmp_path / "run"))
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("chunk: 4", "chunk: 5000"))  # fewer steps
+    (run / "config.yaml").write_text(config.replace("chunk: 4", "chunk: 4000"))  # fewer steps
     monkeypatch.setattr("temporal.decisions.Halt.apply", lambda self, option, choice, modes: choice)  # never
     monkeypatch.setattr("temporal.decisions.Sift.apply", lambda self, option, choice, modes: choice)
     tracemalloc.start()
@@ -528,7 +528,7 @@ def test_settings_out_of_range(
 ) -> None:
     out = tmp_path / "s.parquet"
     options = "--help, --tokens, --frames, --flops, --max-tokens, --price, --out, --text-column, --workers, "
-    options += "--seconds-per-file, --trust"
+    options += "--seconds-per-file, --max-pixels, --lenient, --trust"
     told = complaint(capsys, "score", text_run, inputs, *arguments, "--out", out)
     assert told == "score: " + message.format(options=options)
     assert not out.exists()

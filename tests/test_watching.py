@@ -572,7 +572,7 @@ def test_large_pictures_are_listed(run: Path, films: Path, tmp_path: Path, capsy
     assert named(rows) == ["0.mp4"]
     assert failures(out) == [("9.mkv", "64 x 66 pixels, more than 4,000")]
     line = complaint(capsys, "score", "--trust", run, films, "--max-pixels", 0, "--out", out)
-    assert line == "score: --max-pixels, got 0; expected a finite number from 1 up"
+    assert line == "score: --max-pixels, got 0; expected a whole number from 1 to 1,000,000,000"
 
 
 @pytest.mark.usefixtures("own_decoders")
