@@ -5,8 +5,8 @@ validation. Each token that is examined costs what temporal.cost says: its row o
 added, and where repetitions are damped its count is looked up and raised, and the row scaled.
 
 Naive Bayes with damped counts: Rennie et al. 2003 (ICML), section 4.1. Logistic regression: L2 penalty, L-BFGS, on
-damped counts times idf, each text scaled to length 1. Neither costs anything in reading: idf is folded into the weights,
-and, without a bias, the scale of a text changes no answer.
+damped counts times idf, each text scaled to length 1. Neither costs anything in reading: idf is folded into the
+weights, and, without a bias, the scale of a text changes no answer.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def logistic(bag: Bag, vocabulary: int, num_classes: int, damping: Damping, stre
         return found
 
     optimizer.step(loss)
-    return Linear(weights.detach() * idf[:, None], torch.zeros(num_classes), damping)
+    # A text without words is of the commonest class; elsewhere so little changes nothing.
+    commonest = 1e-6 * F.one_hot(bag.labels.mode().values, num_classes).float()
+    return Linear(weights.detach() * idf[:, None], commonest, damping)
 
 
 FITS: dict[str, tuple[Fit, list[tuple[Damping, float]]]] = {

@@ -73,13 +73,18 @@ def test_naive_bayes_is_that_of_counting() -> None:
     torch.testing.assert_close(damped.weights[:, 0] - damped.weights[:, 1], logs[:, 0] - logs[:, 1])
 
 
-def test_logistic_regression_stands_at_the_least_loss() -> None:
-    model = logistic(BAG, 4, 2, "log", 0.5)
-    weights, bias = model.weights.clone().requires_grad_(), model.bias.clone().requires_grad_()
-    scores = Linear(weights, bias, "log").scores(BAG)
-    loss = F.cross_entropy(scores, torch.tensor(LABELS), reduction="sum") + 0.25 * weights.square().sum()
-    for gradient in torch.autograd.grad(loss, [weights, bias]):
-        assert float(gradient.abs().max()) < 1e-2
+@pytest.mark.parametrize("damping", ["log", "presence", "counts"])
+def test_logistic_regression_stands_at_the_least_loss(damping: Damping) -> None:
+    model = logistic(BAG, 4, 2, damping, 0.5)
+    counts = torch.stack([torch.bincount(torch.tensor(text, dtype=torch.long), minlength=4) for text in TEXTS]).float()
+    idf = 1 + torch.log((1 + len(TEXTS)) / (1 + (counts > 0).sum(0)))
+    damped = {"log": counts.log1p(), "presence": (counts > 0).float(), "counts": counts}[damping]
+    features = F.normalize(damped * idf, dim=1)
+    weights = (model.weights / idf[:, None]).requires_grad_()
+    loss = F.cross_entropy(features @ weights, torch.tensor(LABELS), reduction="sum")
+    (gradient,) = torch.autograd.grad(loss + 0.25 * weights.square().sum(), [weights])
+    assert float(gradient.abs().max()) < 1e-2
+    torch.testing.assert_close(model.scores(BAG), damped @ model.weights, atol=1e-5, rtol=1e-5)
     assert model.scores(BAG).argmax(1).tolist() == LABELS
 
 
