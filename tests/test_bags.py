@@ -76,7 +76,9 @@ def test_naive_bayes_is_that_of_counting() -> None:
 @pytest.mark.parametrize("damping", ["log", "presence", "counts"])
 def test_logistic_regression_stands_at_the_least_loss(damping: Damping) -> None:
     model = logistic(BAG, 4, 2, damping, 0.5)
-    counts = torch.stack([torch.bincount(torch.tensor(text, dtype=torch.long), minlength=4) for text in TEXTS]).float()
+    counts = torch.stack(
+        [torch.bincount(torch.tensor(text, dtype=torch.long), minlength=4) for text in TEXTS]
+    ).float()
     idf = 1 + torch.log((1 + len(TEXTS)) / (1 + (counts > 0).sum(0)))
     damped = {"log": counts.log1p(), "presence": (counts > 0).float(), "counts": counts}[damping]
     features = F.normalize(damped * idf, dim=1)
