@@ -41,6 +41,7 @@ from temporal.experiment import FILLED, Experiment, check_effects, instantiate, 
 from temporal.ranges import fits, settings
 from temporal.readers.base import Reader
 from temporal.readers.frames import FrameEncoder, Thumbnail
+from temporal.readers.packets import PacketSizes
 from temporal.readers.video import FrameReader
 
 VALUES: tuple[object, ...] = (
@@ -85,6 +86,7 @@ FRAMES = TOKENS | {
 NEEDED = {"Advance": {"limit": 8}, "Mode": {"names": ["skim", "full"]}, "ImageModel": {"model": "nowhere"}}
 PLACES: tuple[tuple[type, tuple[str, ...]], ...] = (
     (Source, ("data",)), (FrameEncoder, ("reader", "encoder")), (Thumbnail, ("reader", "preview")),
+    (PacketSizes, ("reader", "preview")),
     (Reader, ("reader",)),
     (PolicyAgent, ("agent",)), (Learner, ("training", "learner")), (Warmup, ("training", "warmup")),
     (PreviewFit, ("training", "preview")), (StoppingFit, ("training", "stopping")), (Training, ("training",)),
@@ -95,7 +97,7 @@ PLACES: tuple[tuple[type, tuple[str, ...]], ...] = (
 
 def config_for(kind: type, changes: dict[str, Any]) -> dict[str, Any]:
     """A configuration in which a class takes part, with some of its settings changed."""
-    frames = issubclass(kind, (FrameReader, FrameEncoder, Thumbnail)) or (
+    frames = issubclass(kind, (FrameReader, FrameEncoder, Thumbnail, PacketSizes)) or (
         issubclass(kind, PolicyAgent) and kind is not PolicyAgent
     )
     config = copy.deepcopy(FRAMES if frames or kind.__name__ == "VideoSource" else TOKENS)

@@ -212,14 +212,15 @@ def _draw_series(axes: Axes, series: Series, style: Style, left: float) -> Line2
     from matplotlib.lines import Line2D
 
     order = {"agent": 4, "control": 3, "oracle": 2}[series.kind]
+    bare = style.marker not in Line2D.filled_markers  # such as + and x: nothing but an edge
     look: dict[str, Any] = {
         "color": style.colour,
         "linestyle": style.line,
         "linewidth": {"agent": 3.0, "control": 1.5, "oracle": 1.2}[series.kind],
         "marker": style.marker,
         "markersize": {"agent": 7.0, "control": 5.5, "oracle": 0.0}[series.kind],
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.7,
+        "markeredgecolor": style.colour if bare else "white",
+        "markeredgewidth": 1.2 if bare else 0.7,
     }
     grid, marks = _grid(series, left), _marked(series, left)
     if series.low is not None and series.high is not None:
