@@ -157,7 +157,9 @@ def use(config: dict[str, Any], folder: Path, learn: bool) -> bool:
 def attempt(kind: type, name: str, value: object, folder: Path) -> tuple[str, str]:
     """How one try ends, and what was said."""
     config = config_for(kind, {name: value})
-    learn = config["data"]["class_path"] == "NeedleSource" or kind.__module__.endswith("generated")
+    data = config["data"]
+    learn = isinstance(data, dict) and data.get("class_path") == "NeedleSource"
+    learn |= kind.__module__.endswith("generated")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -82,6 +82,8 @@ class TextSource(Source):
                 vocabulary_size,
                 "no value: it has an effect only on tokenizer 'words'",
             )
+        if label_column == text_column:
+            raise bad("data", "label_column", label_column, "another column than text_column")
         self._name = Path(path).resolve().stem
         self._columns = (text_column, label_column)
         self._tokenizer_name, self._vocabulary_size = tokenizer, vocabulary_size

@@ -268,7 +268,8 @@ def complaint(text: str) -> UserError:
     if found := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^.= ]+)", text):
         known = _settings(named[-1]) if named else [f.name for f in fields(Experiment)]
         return bad("config", f"setting{of}", found[1] or found[2], f"one of {', '.join(known)}", known)
-    if found := re.search(r"arguments are required: (.+)|argument --(\S+): expected one argument", text):
+    required = r"arguments are required: (.+?)(?=\. Got value: |$)|argument --(\S+): expected one argument"
+    if found := re.search(required, text):
         return UserError(f"config: {found[1] or found[2]}{of}, got no value; expected one")
     if found := re.search(r"module '(\S+)' has no attribute '(\S+)'", text):
         return _no_class(key, f"{found[1]}.{found[2]}")
@@ -276,6 +277,8 @@ def complaint(text: str) -> UserError:
         return _no_class(key, named[-1] if named else value, f" ({found[0]})")
     if found := re.search(r"import path string: (\S+)|subclass spec, but got (\S+)\. Got", text):
         return _no_class(key, found[1] or found[2])
+    if found := re.search(r"Expected an instantiatable class, but \S*?(\w+) is abstract", text):
+        return bad("config", key, "settings of no class", f"a class_path with init_args of a {found[1]}")
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return bad("config", f"class{of}", found[1], f"a {found[2]}")
     if found := re.search(r"Not a valid subclass of (\w+)", text):

@@ -202,6 +202,8 @@ def test_a_setting_that_cannot_be(
         ("data: NeedleSource", "config: reader, agent, got no value; expected one"),
         ("data: 3\nreader: RecurrentReader\nagent: PolicyAgent", "config: data, got '3'; expected a class_path with init_args of a Source"),
         ("data: {class_path: TextSource}\nreader: RecurrentReader\nagent: PolicyAgent", "config: path of data, got no value; expected one"),
+        ("data: NeedleSource\nreader: {class_path: AttentiveFrameReader, init_args: {encoder: {x: 1}}}\nagent: PolicyAgent", "config: reader.encoder, got 'settings of no class'; expected a class_path with init_args of a FrameEncoder"),
+        ("data: {class_path: TextSource, init_args: {path: spam_assassin, label_column: text}}\nreader: RecurrentReader\nagent: PolicyAgent", "data: label_column, got 'text'; expected another column than text_column"),
         ("data: {class_path: NeedleSource, init_args: {lenght: 3}}", "config: setting of data, got 'lenght'; expected one of num_sequences, length, num_classes, noise, seed; did you mean 'length'?"),
         ("data: NeedleSource\nreader: RecurrentReader\nagent: PolicyAgent\nchunk: [1]", "config: chunk, got '[1]'; expected a whole number"),
     ],
