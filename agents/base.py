@@ -38,3 +38,30 @@ class Agent(ABC):
     @abstractmethod
     def act(self, observation: Observation) -> Tensor:
         """Actions (batch, decisions), int64."""
+
+
+class Following(Agent):
+    """A rule that only halts, made to go through a sequence in another way; it costs what the rule does.
+
+    Args:
+        rule: decides when to stop.
+    """
+
+    def __init__(self, rule: Agent) -> None:
+        self.rule = rule
+        self.needs = rule.needs
+
+    @property
+    def look_up_flops(self) -> float:
+        """The rule's."""
+        return self.rule.look_up_flops
+
+    @property
+    def peek_flops(self) -> float:
+        """The rule's."""
+        return self.rule.peek_flops
+
+    @property
+    def decision_flops(self) -> float:
+        """The rule's."""
+        return self.rule.decision_flops

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from temporal.agents.base import Agent
+from temporal.agents.base import Agent, Following
 from temporal.decisions import READ_ON, Advance, Halt, Scheme, Sift
 from temporal.episodes import Observation
 from temporal.errors import bad
@@ -142,7 +142,7 @@ def hashed_uniform(a: Tensor, b: Tensor, seed: int) -> Tensor:
     return ((mixed ^ (mixed >> 16)) & 0xFFFFFF).double() / 0x1000000
 
 
-class Sifting(Agent):
+class Sifting(Following):
     """A rule that only halts, reading no more than the telling tokens of each observation.
 
     Args:
@@ -151,19 +151,8 @@ class Sifting(Agent):
     """
 
     def __init__(self, rule: Agent, level: float) -> None:
-        self.rule = rule
-        self.needs = rule.needs
+        super().__init__(rule)
         self.scheme = Scheme((Halt(), Sift((level,))))
-
-    @property
-    def look_up_flops(self) -> float:
-        """The rule's; sifting is charged where it is done."""
-        return self.rule.look_up_flops
-
-    @property
-    def decision_flops(self) -> float:
-        """The rule's."""
-        return self.rule.decision_flops
 
     def act(self, observation: Observation) -> Tensor:
         """Halt as the rule says; always sift."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from temporal.agents.base import Agent
+from temporal.agents.base import Agent, Following
 from temporal.agents.controls import hashed_uniform
 from temporal.cost import search_flops
 from temporal.decisions import Halt, Order, Place, Scheme
@@ -15,7 +15,7 @@ from temporal.episodes import Observation
 from temporal.errors import bad
 
 
-class Coarse(Agent):
+class Coarse(Following):
     """A rule that only halts, looking from coarse to fine (FrameExit's order, arXiv 2104.13400).
 
     Args:
@@ -23,20 +23,6 @@ class Coarse(Agent):
     """
 
     scheme = Scheme((Halt(), Order()))
-
-    def __init__(self, rule: Agent) -> None:
-        self.rule = rule
-        self.needs = rule.needs
-
-    @property
-    def look_up_flops(self) -> float:
-        """The rule's."""
-        return self.rule.look_up_flops
-
-    @property
-    def decision_flops(self) -> float:
-        """The rule's."""
-        return self.rule.decision_flops
 
     def act(self, observation: Observation) -> Tensor:
         """Halt as the rule says."""
